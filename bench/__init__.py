@@ -1,0 +1,1 @@
+"""What tidings costs, measured beside hand-written raw loops with the same durability."""

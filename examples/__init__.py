@@ -1,0 +1,1 @@
+"""Programs that show tidings at work."""

@@ -1,0 +1,1 @@
+"""The shop: services that know each other only by events."""

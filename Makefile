@@ -1,0 +1,46 @@
+# Every target sets up what it needs and works in a fresh clone; all that is required is Python 3.11 or newer.
+
+PYTHON ?= python3
+RUNS   ?= 1
+ARGS   ?=
+
+BIN   := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check crash bench clean
+
+help:  ## say what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## a virtual environment in .venv with everything for development
+
+demo: $(READY)  ## the shop works off real orders; ARGS="--headless --json" passes flags on
+	$(BIN)/tidings demo $(ARGS)
+
+test: $(READY)  ## all tests, a short crash run among them; ARGS="-k name" passes flags on
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY)  ## lint, format, types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/basedpyright --warnings
+
+crash: $(READY)  ## kill -9 in the middle of the work, RUNS=1 times, and count what was lost or doubled
+	$(BIN)/python -m tests.crash --runs $(RUNS) $(ARGS)
+
+bench: $(READY)  ## the embedded broker beside hand-written raw loops
+	$(BIN)/tidings bench embedded $(ARGS)
+
+clean:  ## remove the environment, caches and builds
+	rm -rf .venv dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Made anew when pyproject.toml changes; otherwise it costs nothing.
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo '$(PYTHON) is older than 3.11: say which to use, such as make setup PYTHON=python3.13' >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,19 @@
+"""What every test gets: a folder of its own, an environment without our settings, repeatable hypothesis runs."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# A loaded machine is slow, not wrong: pytest-timeout alone decides what takes too long. CI repeats what it did.
+settings.register_profile("tidings", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("tidings")
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Apps started in one folder share its tidings.db and tidings.toml: no test may hear another, or the checkout."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("TIDINGS_")]:
+        monkeypatch.delenv(name)

@@ -1,0 +1,1 @@
+"""Real orders packaged with the shop."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "tidings"
+SHOP = SOURCE.parents[1] / "examples" / "shop"
 FILES = sorted(SOURCE.rglob("*.py"))
 OUTSIDE = {"brokers", "stores", "embedded", "cli", "observe", "security", "gateway", "console", "testing", "__main__"}
 ENGINE = [path for path in FILES if path.relative_to(SOURCE).parts[0].removesuffix(".py") not in {*OUTSIDE, "clock"}]
@@ -90,6 +91,14 @@ def test_names_say_what_a_thing_does(path: Path) -> None:
 @pytest.mark.parametrize("path", [path for path in FILES if path.name == "__init__.py"], ids=relative)
 def test_package_files_only_reexport(path: Path) -> None:
     assert not does_something(path.read_text())
+
+
+@pytest.mark.parametrize("path", sorted(SHOP.rglob("*.py")), ids=lambda path: path.name)
+def test_the_shop_imports_itself_relatively(path: Path) -> None:
+    """It is examples.shop in the checkout and tidings.examples.shop where tidings is installed."""
+    assert not [
+        name for _, name in uses(ast.parse(path.read_text())) if name.startswith(("examples.", "tidings.examples"))
+    ]
 
 
 @pytest.mark.parametrize(

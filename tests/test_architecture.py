@@ -10,9 +10,9 @@ SOURCE = Path(__file__).parents[1] / "src"
 LAYERS = [
     {"errors", "message", "broker", "store", "clock"},  # words and ports
     {"codec", "schema"},  # wire
-    {"handler", "retry", "middleware", "worker", "outbox", "inbox", "parking", "mail"},  # engine
+    {"handler", "retry", "middleware", "meter", "dead", "lane", "worker", "outbox", "inbox", "parking", "mail"},  # engine
     {"saga", "view", "aggregate", "stream", "schedule"},  # patterns: each sees the engine and not the others
-    {"app", "connect", "config"},  # application
+    {"app", "connect", "config", "runtime"},  # application
     {"tidings"},  # the public names
 ]
 EDGES = {"cli", "observe", "security", "gateway", "console", "testing", "__main__"}

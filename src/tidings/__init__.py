@@ -1,0 +1,59 @@
+"""Event-driven systems in Python: say what happened, and whoever cares reacts."""
+
+from tidings.app import App, Transaction
+from tidings.broker import Delivery, Record, Start
+from tidings.errors import (
+    BodyTooLarge,
+    BrokerError,
+    Closed,
+    ConfigError,
+    Conflict,
+    DecodeError,
+    DefinitionError,
+    EventDefinitionError,
+    Fenced,
+    HandlerDefinitionError,
+    HandlerError,
+    HandlerTimeout,
+    InvalidEvent,
+    ItemsFailed,
+    PublishFailed,
+    StorageError,
+    StorageFull,
+    TidingsError,
+)
+from tidings.message import Command, Event, Query
+from tidings.retry import Retry
+from tidings.store import Table, Tx
+
+__all__ = [
+    "App",
+    "BodyTooLarge",
+    "BrokerError",
+    "Closed",
+    "Command",
+    "ConfigError",
+    "Conflict",
+    "DecodeError",
+    "DefinitionError",
+    "Delivery",
+    "Event",
+    "EventDefinitionError",
+    "Fenced",
+    "HandlerDefinitionError",
+    "HandlerError",
+    "HandlerTimeout",
+    "InvalidEvent",
+    "ItemsFailed",
+    "PublishFailed",
+    "Query",
+    "Record",
+    "Retry",
+    "Start",
+    "StorageError",
+    "StorageFull",
+    "Table",
+    "TidingsError",
+    "Transaction",
+    "Tx",
+]

@@ -1,0 +1,278 @@
+"""One service: what it hears, what it tells, what it keeps.
+
+Declare handlers on an `App`, then run it. What `App.on` collects is checked and bound when the app starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import typing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from typing import Any, Self, TypeVar
+
+from tidings.broker import Record, Start
+from tidings.clock import Clock
+from tidings.codec import Codec
+from tidings.config import Config, load
+from tidings.connect import Connection, connect
+from tidings.errors import Closed, Conflict, HandlerDefinitionError, InvalidEvent
+from tidings.handler import Handler, bind, options
+from tidings.lane import current
+from tidings.message import Event, contract_of
+from tidings.middleware import Middleware
+from tidings.retry import Policy, Retry
+from tidings.store import Table, Tx
+from tidings.worker import Worker
+
+F = TypeVar("F", bound=Callable[..., Any])
+V = TypeVar("V")
+
+TIMEOUT = 60.0
+
+
+class App:
+    """One service. `name` begins the name of each of its handlers on the wire: `<app>.<handler>`.
+
+    `broker`, `store` and other settings (see `tidings.config.Config`) given here win over tidings.toml and the
+    environment. Without any, all apps started in a folder share its `tidings.db` and so hear each other.
+    """
+
+    def __init__(self, name: str, broker: str | None = None, *, clock: Clock | None = None, **settings: Any) -> None:
+        if not name or not name.replace("-", "").replace("_", "").isalnum() or not name.isascii():
+            raise HandlerDefinitionError(f"App({name!r}): a name has letters, digits, - and _ only.")
+        self.name = name
+        self.clock = clock or Clock()
+        self.handlers: dict[str, Handler] = {}
+        self.workers: list[Worker] = []
+        self.connection: Connection | None = None
+        self.config: Config | None = None
+        self.settings = {"broker": broker, **settings}
+        self._middleware: list[Middleware] = []
+        self._providers: list[tuple[type, Any]] = []
+        self._resources = contextlib.AsyncExitStack()
+        self._codec: Codec | None = None
+        self.trace: Callable[[], dict[str, str]] | None = None
+
+    # -- declaring
+
+    def on(  # noqa: PLR0913 - each option is a promise of its own, keyword-only
+        self,
+        *sources: type[Event] | str,
+        retry: Retry | Policy | None = None,
+        concurrency: int | None = None,
+        timeout: float | None = TIMEOUT,
+        rate: float | None = None,
+        batch: int = 500,
+        start: Start | float = Start.LATEST,
+        name: str | None = None,
+    ) -> Callable[[F], F]:
+        """Register a function as the handler of these events (or of every record on a topic, given by name).
+
+        One handler is one consumer group, `<app>.<function>`: one position, one lag, one dead letter topic. The first
+        parameter is the event; others come by type. What it returns or yields is published with the acknowledgement.
+
+        `retry`: when to try again, or a mapping of exception types to that. `concurrency`: how many events at once,
+        each of another key (16 for async def, 1 for def). `timeout`: seconds for one event. `rate`: events a second
+        at most. `batch`: how many a `list[...]` handler gets at most. `start`: where a new handler begins.
+        Raises HandlerDefinitionError.
+        """
+        if not sources:
+            raise HandlerDefinitionError(f"{self.name}: @app.on() needs an event class or the name of a topic.")
+        checked = options(retry=retry, concurrency=concurrency, timeout=timeout, rate=rate, batch=batch, start=start)
+
+        def register(function: F) -> F:
+            own = name or getattr(function, "__name__", "")
+            if not own.isidentifier():
+                raise HandlerDefinitionError(f"{self.name}: {function!r} needs name=.")
+            full = f"{self.name}.{own}"
+            if full in self.handlers:
+                raise HandlerDefinitionError(f"There are two handlers called {full}; give one of them name=.")
+            for source in sources:
+                if not isinstance(source, str):
+                    contract_of(source)
+            self.handlers[full] = Handler(full, function, sources, checked)
+            return function
+
+        return register
+
+    def table(self, name: str, type: type[V]) -> Table[V]:
+        """Typed rows under text keys, kept in the store; for `Tx.get` and `Tx.put`. Named `<app>.<name>` there."""
+        return Table(f"{self.name}.{name}", type)
+
+    def provide(self, value: Any, *, kind: type | None = None) -> None:
+        """Give handlers what they ask for by type: an object, or a function that makes it when the app starts.
+
+        A function's return annotation says the type; where it is a generator (async or not), it yields the object
+        and what follows the yield runs when the app ends.
+        """
+        if kind is None:
+            kind = _provided_type(value) if inspect.isroutine(value) else type(value)
+        self._providers.append((kind, value))
+
+    def middleware(self, layer: Middleware) -> Middleware:
+        """Run `async (delivery, call_next) -> outcome` around every event of this app, the first registered outermost."""
+        self._middleware.append(layer)
+        return layer
+
+    # -- running
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def open(self, connection: Connection | None = None, config: Config | None = None) -> None:
+        """Connect, so that the app can publish. A `connection` given is shared, and stays open when the app closes."""
+        if self.connection is not None:
+            return
+        self.config = config or load(**self.settings)
+        self._codec = Codec(
+            self.name, self.clock, encoding=self.config.encoding, limit=self.config.body_limit, trace=self.trace
+        )
+        for handler in self.handlers.values():
+            for source in handler.sources:
+                if not isinstance(source, str):
+                    self._codec.register(source)
+        opened = connection or connect(self.config, self.clock)
+        if connection is None:
+            await opened.broker.open()
+            self._resources.push_async_callback(opened.broker.close)
+            await opened.store.open()
+            self._resources.push_async_callback(opened.store.close)
+        self.connection = opened
+
+    async def close(self) -> None:
+        """Close what was opened and provided. Idempotent."""
+        self.connection = None
+        self.workers = []
+        await self._resources.aclose()
+
+    async def start(self) -> list[Worker]:
+        """Bind every handler and join its group; returns the workers, to be run. Raises a DefinitionError."""
+        if self.connection is None:
+            raise Closed(f"App {self.name!r} is not open; use `async with app:`")
+        provided = {kind: await self._make(kind, value) for kind, value in self._providers}
+        broker, store = self.connection
+        bounds = [bind(handler, provided, store) for handler in self.handlers.values()]
+        self.workers = [
+            Worker(bound, broker=broker, store=store, codec=self.codec, clock=self.clock, middleware=self._middleware)
+            for bound in bounds
+        ]
+        for worker in self.workers:
+            await worker.open()
+        return self.workers
+
+    async def _make(self, kind: type, value: Any) -> Any:
+        if not inspect.isroutine(value):
+            return value
+        if inspect.isasyncgenfunction(value):
+            return await self._resources.enter_async_context(contextlib.asynccontextmanager(value)())
+        if inspect.isgeneratorfunction(value):
+            return self._resources.enter_context(contextlib.contextmanager(value)())
+        made = value()
+        return await made if inspect.isawaitable(made) else made
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[Self]:
+        """Open the app and run its handlers while the block lasts; then drain them within the grace time."""
+        async with self, asyncio.TaskGroup() as group:
+            workers = await self.start()
+            tasks = [group.create_task(worker.run(), name=worker.bound.name) for worker in workers]
+            try:
+                yield self
+            finally:
+                assert self.config is not None
+                await asyncio.gather(*(worker.drain(self.config.grace) for worker in workers))
+                for task in tasks:
+                    task.cancel()
+
+    def worker(self, handler: str) -> Worker:
+        """The running worker of a handler, by its name with or without the app: to pause and resume it."""
+        for worker in self.workers:
+            if worker.bound.name in (handler, f"{self.name}.{handler}"):
+                return worker
+        raise HandlerDefinitionError(f"App {self.name!r} runs no handler {handler!r}.")
+
+    # -- telling
+
+    @property
+    def codec(self) -> Codec:
+        """How this app's messages become records."""
+        if self._codec is None:
+            raise Closed(f"App {self.name!r} is not open; use `async with app:`")
+        return self._codec
+
+    async def publish(self, *events: Event, id: str | None = None, delay: float | None = None) -> None:
+        """Tell what happened. On return it is durable, and every handler of it will get it.
+
+        Several events are kept together or not at all. `id` is an idempotency key: a second publish of it to the
+        topic changes nothing. `delay` in seconds: nobody gets it before. In a handler, return or yield events instead:
+        then they are published with the acknowledgement; what is published here is out at once.
+        Raises InvalidEvent (names the field), PublishFailed or a StorageError.
+        """
+        if self.connection is None:
+            raise Closed(f"App {self.name!r} is not open; use `async with app:`")
+        if id is not None and len(events) != 1:
+            raise InvalidEvent("publish(id=...) names one event; publish the others by themselves.")
+        due = None if delay is None else self.clock.now() + delay
+        lane = current.get()
+        cause = lane.current.record if lane is not None and lane.current is not None else None
+        codec = self.codec
+        await self.connection.broker.publish([codec.encode(event, cause, id=id, due=due) for event in events])
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        """Write Tables and publish in one commit, outside a handler; nothing is kept where the block raises.
+
+        Raises Conflict when it ends and a row that it read has been changed meanwhile: run the block again.
+        """
+        if self.connection is None:
+            raise Closed(f"App {self.name!r} is not open; use `async with app:`")
+        broker, store = self.connection
+        transaction = Transaction(store.begin(), self.codec)
+        try:
+            yield transaction
+            if not store.finish(transaction.tx):
+                store.discard(transaction.tx)
+                raise _conflict(self.name)
+            unit = store.unit()
+            unit.join([transaction.tx])
+            await broker.publish(transaction.records, tx=unit)
+            await unit.commit()
+        finally:
+            store.discard(transaction.tx)
+
+
+class Transaction:
+    """State and messages in one commit; see App.transaction."""
+
+    def __init__(self, tx: Tx, codec: Codec) -> None:
+        self.tx = tx
+        self.records: list[Record] = []
+        self._codec = codec
+        self.get = tx.get
+        self.put = tx.put
+        self.delete = tx.delete
+
+    def publish(self, *events: Event) -> None:
+        """Tell these when the transaction commits. Raises InvalidEvent."""
+        self.records += [self._codec.encode(event) for event in events]
+
+
+def _conflict(name: str) -> Conflict:
+    return Conflict(f"{name}: a row that the transaction read has been changed meanwhile; run it again")
+
+
+def _provided_type(function: Any) -> type:
+    hint = typing.get_type_hints(function).get("return")
+    if typing.get_origin(hint) in (AsyncIterator, AsyncGenerator, Iterator, typing.get_origin(Iterator[int])):
+        hint = typing.get_args(hint)[0]
+    if not isinstance(hint, type):
+        raise HandlerDefinitionError(
+            f"app.provide({function.__name__}): annotate what it returns or yields with a class, or pass kind=."
+        )
+    return hint

@@ -1,0 +1,485 @@
+"""The embedded broker: a log, a position per group and part, and rows only for exceptions, in one SQLite file.
+
+A guided tour. `publish` hands rows to the group-commit writer (`embedded/writer.py`), which wakes the readers of every
+process after its commit (`embedded/wakeup.py`). A member of a group reads, lends and settles in `embedded/group.py`;
+who owns which part of the keys is decided in `embedded/membership.py`. What is here: the tables, publishing, views
+without memory, and the housekeeping: leases, delayed records that fall due, retention.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from tidings.broker import Delivery, Feature, Lag, Record, Start
+from tidings.clock import Clock
+from tidings.embedded import membership
+from tidings.embedded.database import Connection, Database, named
+from tidings.embedded.group import FETCH, Feed, Group
+from tidings.embedded.membership import PARTS, Lent, Process
+from tidings.embedded.wakeup import POLL_WITHOUT_INOTIFY, Wakeup
+from tidings.embedded.writer import Writer
+from tidings.errors import BrokerError, Closed, PublishFailed, StorageBroken, StorageError, StorageFull
+from tidings.store import Unit
+
+log = logging.getLogger("tidings")
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS tidings_topic (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, keep_seconds REAL,
+    keep_count INTEGER);
+CREATE TABLE IF NOT EXISTS tidings_log (pos INTEGER PRIMARY KEY AUTOINCREMENT, topic INTEGER NOT NULL,
+    part INTEGER NOT NULL, id TEXT NOT NULL, type TEXT NOT NULL, key TEXT, time REAL NOT NULL, headers TEXT NOT NULL,
+    body BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS tidings_log_topic ON tidings_log(topic);
+CREATE UNIQUE INDEX IF NOT EXISTS tidings_log_id ON tidings_log(id, topic);
+CREATE TABLE IF NOT EXISTS tidings_delay (seq INTEGER PRIMARY KEY AUTOINCREMENT, due REAL NOT NULL,
+    topic INTEGER NOT NULL, part INTEGER NOT NULL, id TEXT NOT NULL, type TEXT NOT NULL, key TEXT, time REAL NOT NULL,
+    headers TEXT NOT NULL, body BLOB NOT NULL, UNIQUE (id, topic));
+CREATE INDEX IF NOT EXISTS tidings_delay_due ON tidings_delay(due, seq);
+CREATE TABLE IF NOT EXISTS tidings_group (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+CREATE TABLE IF NOT EXISTS tidings_feed (id INTEGER PRIMARY KEY, grp INTEGER NOT NULL, topic INTEGER NOT NULL,
+    UNIQUE (grp, topic));
+CREATE TABLE IF NOT EXISTS tidings_position (feed INTEGER NOT NULL, part INTEGER NOT NULL, pos INTEGER NOT NULL,
+    PRIMARY KEY (feed, part)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS tidings_ack (feed INTEGER NOT NULL, pos INTEGER NOT NULL, part INTEGER NOT NULL,
+    state INTEGER NOT NULL, tries INTEGER NOT NULL, due REAL NOT NULL, key TEXT, PRIMARY KEY (feed, pos)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS tidings_ack_due ON tidings_ack(feed, state, due);
+CREATE INDEX IF NOT EXISTS tidings_ack_key ON tidings_ack(feed, key, pos) WHERE key IS NOT NULL;
+"""
+APPEND = """INSERT OR IGNORE INTO tidings_log (topic, part, id, type, key, time, headers, body)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
+POSTPONE = """INSERT OR IGNORE INTO tidings_delay (due, topic, part, id, type, key, time, headers, body)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+MOVE_DUE = """INSERT OR IGNORE INTO tidings_log (topic, part, id, type, key, time, headers, body)
+    SELECT topic, part, id, type, key, time, headers, body FROM tidings_delay WHERE due <= ? ORDER BY due, seq LIMIT 500"""
+DROP_DUE = (
+    "DELETE FROM tidings_delay WHERE seq IN (SELECT seq FROM tidings_delay WHERE due <= ? ORDER BY due, seq LIMIT 500)"
+)
+NEXT_DUE = "SELECT min(due) FROM tidings_delay"
+BACKLOG = """SELECT count(*), min(l.time) FROM tidings_log l JOIN tidings_position p ON p.feed = :feed AND p.part = l.part
+    WHERE l.topic = :topic AND l.pos > :low AND l.pos <= :high AND l.pos > p.pos"""
+BEYOND = "SELECT count(*), min(pos) FROM tidings_log INDEXED BY tidings_log_topic WHERE topic = ? AND pos > ?"
+EXCEPTED = """SELECT count(*) FILTER (WHERE state != 0), count(*) FILTER (WHERE state = 0), min(pos) FILTER (WHERE state != 0)
+    FROM tidings_ack WHERE feed = ?"""
+SLOWEST = """SELECT min(pos) FROM (SELECT min(p.pos) AS pos FROM tidings_position p JOIN tidings_feed f ON f.id = p.feed
+        WHERE f.topic = :topic
+    UNION ALL SELECT min(a.pos) - 1 FROM tidings_ack a JOIN tidings_feed f ON f.id = a.feed
+        WHERE f.topic = :topic AND a.state != 0)"""
+EXPIRED = """DELETE FROM tidings_log WHERE pos IN (SELECT pos FROM tidings_log INDEXED BY tidings_log_topic
+    WHERE topic = :topic AND pos <= :slowest AND pos <= :oldest ORDER BY pos LIMIT 1000)"""
+HEAD = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'tidings_log'), 0)"
+
+LEASE = 30.0
+TICK = 0.5
+BUSY_WAIT = 10.0
+RETENTION_EVERY = 60.0
+KEEP_SECONDS = 7 * 86400.0
+
+
+class SqliteBroker:
+    """The broker in a file. `lease` in seconds: how long a member that is silent keeps its parts."""
+
+    features = Feature.DURABLE | Feature.ORDERED | Feature.REPLAY | Feature.DELAY | Feature.ATOMIC
+
+    def __init__(
+        self, database: Database, clock: Clock, *, lease: float = LEASE, keep: float | None = KEEP_SECONDS
+    ) -> None:
+        self.database = database
+        self.clock = clock
+        self.lease = lease
+        self.keep = keep
+        self.process = Process(clock.id())
+        self._topics: dict[str, int] = {}
+        self._headers: tuple[Mapping[str, str], str] = ({}, "{}")
+        self._header_text: tuple[str, Mapping[str, str]] = ("{}", {})
+        self._groups: set[Group] = set()
+        self._views: set[View] = set()
+        self._spread = 0
+        self._seen = 0
+        self._due: float | None = None
+        self._stir = asyncio.Event()
+        self._open = False
+
+    # -- the connection
+
+    async def open(self) -> None:
+        """See Broker.open. Raises a StorageError that says what to do."""
+        if self._open:
+            return
+        self.database.open()
+        try:
+            self._reader = self.database.connect()
+            self._reader.executescript(SCHEMA + membership.SCHEMA)
+        except sqlite3.Error as error:
+            self.database.close()
+            raise named(error, self.database.path) from error
+        self.lent = Lent(self.database.side(".lent"))
+        self._wakeup = Wakeup(self.database.side(".notify"), self._heard)
+        self.writer = Writer(self.database, append, self._wakeup.signal)
+        self._seen = self.read(HEAD)[0][0]
+        self._open = True
+        self._housekeeper = asyncio.create_task(self._housekeeping(), name="tidings-housekeeping")
+        self._housekeeper.add_done_callback(self._ended)
+
+    async def close(self) -> None:
+        """See Broker.close."""
+        if not self._open:
+            return
+        for group in list(self._groups):
+            await group.close()
+        self._open = False
+        for view in self._views:
+            view.wake.set()
+        self._housekeeper.cancel()
+        await asyncio.wait([self._housekeeper], timeout=BUSY_WAIT)
+        await self.writer.close()
+        self._wakeup.close()
+        self._reader.close()
+        self.lent.close()
+        self.database.close()
+
+    def read(self, sql: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
+        """One short SELECT. A read transaction is never held across anything else, or the WAL could not be reset."""
+        try:
+            return self._reader.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise named(error, self.database.path) from error
+
+    async def run(self, step: Callable[[Connection], Any]) -> Any:
+        """Run a step in the writer's next transaction."""
+        self._check()
+        return await self.writer.run(step)
+
+    def forget(self, group: Group) -> None:
+        """The group's member has left."""
+        self._groups.discard(group)
+
+    def _check(self) -> None:
+        if not self._open:
+            raise Closed(f"the broker on {self.database.path} is not open")
+
+    # -- publishing
+
+    async def declare(self, topic: str, groups: Sequence[str], start: Start | float = Start.LATEST) -> None:
+        """See Broker.declare."""
+        known = {row[0] for row in self.read("SELECT g.name FROM tidings_feed f JOIN tidings_group g ON g.id = f.grp "
+                                             "JOIN tidings_topic t ON t.id = f.topic WHERE t.name = ?", (topic,))}  # fmt: skip
+        if topic not in self._topics or not known.issuperset(groups):
+            self._topics[topic] = await self.run(lambda connection: self._declare(connection, topic, groups, start))
+
+    def _declare(self, connection: Connection, topic: str, groups: Sequence[str], start: Start | float) -> int:
+        connection.execute("INSERT OR IGNORE INTO tidings_topic (name, keep_seconds) VALUES (?, ?)", (topic, self.keep))
+        (topic_id,) = connection.execute("SELECT id FROM tidings_topic WHERE name = ?", (topic,)).fetchone()
+        for name in groups:
+            connection.execute("INSERT OR IGNORE INTO tidings_group (name) VALUES (?)", (name,))
+            (group,) = connection.execute("SELECT id FROM tidings_group WHERE name = ?", (name,)).fetchone()
+            parts = [(group, part) for part in range(PARTS)]
+            connection.executemany("INSERT OR IGNORE INTO tidings_part (grp, part) VALUES (?, ?)", parts)
+            made = connection.execute(
+                "INSERT OR IGNORE INTO tidings_feed (grp, topic) VALUES (?, ?)", (group, topic_id)
+            )
+            if made.rowcount:
+                pos = position(connection, topic_id, start)
+                positions = [(made.lastrowid, part, pos) for part in range(PARTS)]
+                connection.executemany("INSERT INTO tidings_position (feed, part, pos) VALUES (?, ?, ?)", positions)
+        return int(topic_id)
+
+    async def publish(self, records: Sequence[Record], tx: Unit | None = None) -> None:
+        """See Broker.publish."""
+        self._check()
+        if tx is not None:
+            tx.add(lambda connection: self._publish_in(connection, records))
+            return
+        for record in records:
+            if record.topic not in self._topics:
+                await self.declare(record.topic, ())
+        try:
+            if any(record.due is not None for record in records):
+                await self.writer.run(lambda connection: self._publish_in(connection, records))
+                self._stir.set()
+            else:
+                await self.writer.append([self._row(record) for record in records])
+        except (StorageFull, StorageBroken, Closed):
+            raise
+        except StorageError as error:
+            raise PublishFailed(str(error), [record.id for record in records]) from error
+
+    def _publish_in(self, connection: Connection, records: Sequence[Record]) -> None:
+        """In the writer's thread: topics may be new, and records may be delayed."""
+        now = self.clock.now()
+        for record in records:
+            if record.topic not in self._topics:
+                self._topics[record.topic] = self._declare(connection, record.topic, (), Start.LATEST)
+        append(connection, [self._row(record) for record in records if record.due is None or record.due <= now])
+        if later := [(record.due, *self._row(record)) for record in records if record.due and record.due > now]:
+            connection.executemany(POSTPONE, later)
+            self._due = min(self._due or later[0][0], *(row[0] for row in later))
+
+    def _row(self, record: Record) -> tuple[int, int, str, str, str | None, float, str, bytes]:
+        key = record.key
+        if key is None:
+            self._spread = part = (self._spread + 1) % PARTS
+        else:
+            part = zlib.crc32(key.encode()) % PARTS
+        headers, text = self._headers
+        if record.headers is not headers:
+            text = msgspec.json.encode(record.headers).decode()
+            self._headers = (record.headers, text)
+        return self._topics[record.topic], part, record.id, record.type, key, record.time, text, record.value
+
+    # -- consuming
+
+    async def subscribe(
+        self, topics: Sequence[str], group: str | None, start: Start | float = Start.LATEST
+    ) -> Group | View:
+        """See Broker.subscribe."""
+        self._check()
+        for topic in topics:
+            await self.declare(topic, () if group is None else (group,), start)
+        if group is None:
+            cursors = {name: position(self._reader, self._topics[name], start) for name in topics}
+            view = View(self, cursors)
+            self._views.add(view)
+            return view
+        (group_id,) = self.read("SELECT id FROM tidings_group WHERE name = ?", (group,))[0]
+        feeds = self.read("SELECT f.id, f.topic, t.name FROM tidings_feed f JOIN tidings_topic t ON t.id = f.topic "
+                          "WHERE f.grp = ?", (group_id,))  # fmt: skip
+        member = Group(self, group_id, group, [Feed(*feed) for feed in feeds if feed[2] in topics])
+        self._groups.add(member)
+        await member.join()
+        return member
+
+    def deliveries(self, topic: str, rows: Sequence[Any], attempts: Sequence[int] | None = None) -> list[Delivery]:
+        """Rows of the log as what is lent. Neighbours often have the same headers: those are decoded once."""
+        text, headers = self._header_text
+        deliveries = []
+        for index, (pos, _, id, type, key, time, row_text, body) in enumerate(rows):
+            if row_text != text:
+                text, headers = row_text, msgspec.json.decode(row_text, type=dict[str, str])
+            record = Record(topic, body, key, type, id, time, headers)
+            deliveries.append(Delivery(record, attempts[index] if attempts else 1, pos))
+        self._header_text = (text, headers)
+        return deliveries
+
+    async def lag(self, topic: str, group: str) -> Lag:
+        """See Broker.lag. Counts in a thread of its own: a million waiting records take some tens of milliseconds."""
+        self._check()
+        return await asyncio.to_thread(self._lag, topic, group)
+
+    def _lag(self, topic: str, group: str) -> Lag:
+        connection = self.database.connect()
+        try:
+            row = connection.execute(
+                "SELECT f.id, f.topic, min(p.pos), max(p.pos) FROM tidings_feed f JOIN tidings_position p ON p.feed = f.id "
+                "WHERE f.topic = (SELECT id FROM tidings_topic WHERE name = ?) "
+                "AND f.grp = (SELECT id FROM tidings_group WHERE name = ?)", (topic, group)).fetchone()  # fmt: skip
+            if row is None or row[0] is None:
+                return Lag(None, None)
+            feed, topic_id, low, high = row
+            behind, oldest = connection.execute(
+                BACKLOG, {"feed": feed, "topic": topic_id, "low": low, "high": high}
+            ).fetchone()
+            beyond, first = connection.execute(BEYOND, (topic_id, high)).fetchone()
+            excepted, done, oldest_excepted = connection.execute(EXCEPTED, (feed,)).fetchone()
+            times = [oldest, *(connection.execute("SELECT time FROM tidings_log WHERE pos = ?", (pos,)).fetchone()[0]
+                               for pos in (first, oldest_excepted) if pos is not None)]  # fmt: skip
+        finally:
+            connection.close()
+        waiting = behind + beyond + excepted - done
+        since = min((time for time in times if time is not None), default=None)
+        return Lag(waiting, max(self.clock.now() - since, 0.0) if waiting and since is not None else 0.0)
+
+    async def seek(self, topic: str, group: str, to: Start | float) -> None:
+        """See Broker.seek."""
+
+        def move(connection: Connection) -> None:
+            row = connection.execute(
+                "SELECT f.id, f.topic, f.grp FROM tidings_feed f JOIN tidings_topic t ON t.id = f.topic "
+                "JOIN tidings_group g ON g.id = f.grp WHERE t.name = ? AND g.name = ?", (topic, group)).fetchone()  # fmt: skip
+            if row is None:
+                raise BrokerError(f"There is no group {group} on topic {topic}; `tidings groups` lists them.")
+            feed, topic_id, group_id = row
+            connection.execute(
+                "UPDATE tidings_position SET pos = ? WHERE feed = ?", (position(connection, topic_id, to), feed)
+            )
+            connection.execute("DELETE FROM tidings_ack WHERE feed = ?", (feed,))
+            connection.execute("UPDATE tidings_part SET owner = NULL WHERE grp = ?", (group_id,))
+            self.lent.write(feed, range(PARTS), 0)
+
+        await self.run(move)
+        for member in self._groups:
+            member.stale = True
+            member.wake.set()
+
+    # -- housekeeping
+
+    def _heard(self) -> None:
+        """Something was committed: wake those whose topics have grown."""
+        if not self._open:
+            return
+        grown = self.read(
+            "SELECT topic, max(pos) FROM tidings_log NOT INDEXED WHERE pos > ? GROUP BY topic", (self._seen,)
+        )
+        if not grown:
+            return
+        self._seen = max(pos for _, pos in grown)
+        topics = {topic for topic, _ in grown}
+        for group in self._groups:
+            if not topics.isdisjoint(group.feeds):
+                group.wake.set()
+        for view in self._views:
+            view.wake.set()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.critical("the housekeeping of %s died: %r; the broker is closed", self.database.path, error)
+            self._open = False
+            for waiting in (*self._groups, *self._views):
+                waiting.wake.set()
+
+    async def _housekeeping(self) -> None:
+        """Renew leases, notice dead members and new ones, move what is due, apply retention."""
+        tick = min(TICK, self.lease / 6) if not self._wakeup.polling else POLL_WITHOUT_INOTIFY
+        version = heartbeat = retention = -1.0e9
+        seen: list[Any] = []
+        while True:
+            try:
+                now = self.clock.monotonic()
+                self.writer.expire(BUSY_WAIT)
+                if self._groups and now - heartbeat > self.lease / 3:
+                    heartbeat = now
+                    await self.run(
+                        lambda c: c.execute(
+                            membership.HEARTBEAT, (self.clock.monotonic() + self.lease, self.process.name)
+                        )
+                    )
+                if (changed := self.read("PRAGMA data_version")[0][0]) != version:
+                    version = changed
+                    self._heard()
+                seen = await self._watch_members(seen)
+                await self._move_due()
+                if now - retention > RETENTION_EVERY:
+                    retention = now
+                    await self._retain()
+            except (StorageError, Closed) as error:
+                log.warning("the housekeeping of %s will try again: %s", self.database.path, error)
+            self._stir.clear()
+            until_due = tick if self._due is None else max(self._due - self.clock.now(), 0.0)
+            await self.clock.wait(self._stir, min(tick, until_due))
+
+    async def _watch_members(self, seen: list[Any]) -> list[Any]:
+        members = self.read(membership.MEMBERS)
+        now = self.clock.monotonic()
+        dead = [id for id, _, process, lease in members
+                if process != self.process.name and (lease < now or Process.dead(process))]  # fmt: skip
+        if dead:
+            await self.run(lambda connection: membership.bury_members(connection, dead, self.lent))
+        owners = self.read("SELECT grp, owner, count(*) FROM tidings_part GROUP BY grp, owner")
+        ids = [(group, id) for id, group, _, _ in members]
+        if [ids, owners] != seen:
+            for group in self._groups:
+                group.stale = True
+                group.wake.set()
+        return [ids, owners]
+
+    async def _move_due(self) -> None:
+        if self._due is None:
+            self._due = self.read(NEXT_DUE)[0][0]
+        now = self.clock.now()
+        if self._due is None or self._due > now:
+            return
+
+        def move(connection: Connection) -> None:
+            connection.execute(MOVE_DUE, (now,))
+            connection.execute(DROP_DUE, (now,))
+
+        await self.run(move)
+        self._due = self.read(NEXT_DUE)[0][0]
+
+    async def _retain(self) -> None:
+        """Remove what is past its time, in small steps, and never what a group has not settled."""
+        for topic, keep_seconds, keep_count in self.read("SELECT id, keep_seconds, keep_count FROM tidings_topic"):
+            oldest = self._oldest_kept(topic, keep_seconds, keep_count)
+            slowest = self.read(SLOWEST, {"topic": topic})[0][0]
+            values = {"topic": topic, "oldest": oldest, "slowest": oldest if slowest is None else slowest}
+            removed = 1000 if oldest else 0
+            while removed == 1000:
+                removed = await self.run(lambda connection, values=values: connection.execute(EXPIRED, values).rowcount)
+
+    def _oldest_kept(self, topic: int, keep_seconds: float | None, keep_count: int | None) -> int:
+        """The last position that may go: everything up to it is past both limits that are set."""
+        limits = []
+        if keep_seconds is not None:
+            limits.append(position(self._reader, topic, self.clock.now() - keep_seconds))
+        if keep_count is not None:
+            row = self.read(
+                "SELECT pos FROM tidings_log WHERE topic = ? ORDER BY pos DESC LIMIT 1 OFFSET ?", (topic, keep_count)
+            )
+            limits.append(row[0][0] if row else 0)
+        return max(limits, default=0)
+
+
+class View:
+    """A private view: every record from its start, nothing remembered, nothing to settle."""
+
+    def __init__(self, broker: SqliteBroker, cursors: dict[str, int]) -> None:
+        self.wake = asyncio.Event()
+        self._broker = broker
+        self._cursors = cursors
+        self._closed = False
+
+    async def fetch(self, limit: int, wait: float) -> Sequence[Delivery]:
+        """See Subscription.fetch."""
+        deadline = self._broker.clock.monotonic() + wait
+        while True:
+            if self._closed:
+                raise Closed("the view is closed")
+            self._broker._check()
+            self.wake.clear()
+            for name, cursor in self._cursors.items():
+                rows = self._broker.read(FETCH.format(parts=""), (self._broker._topics[name], cursor, limit))
+                if rows:
+                    self._cursors[name] = rows[-1][0]
+                    return self._broker.deliveries(name, rows)
+            left = deadline - self._broker.clock.monotonic()
+            if left <= 0 or not await self._broker.clock.wait(self.wake, left):
+                return []
+
+    async def ack(self, deliveries: Sequence[Delivery], tx: Unit | None = None) -> None:
+        """Nothing to do."""
+
+    async def nack(self, deliveries: Sequence[Delivery], delay: float = 0.0) -> None:
+        """Nothing to do: a view reads each record once."""
+
+    async def extend(self, deliveries: Sequence[Delivery], lease: float) -> None:
+        """Nothing to do."""
+
+    async def close(self) -> None:
+        """See Subscription.close."""
+        self._closed = True
+        self._broker._views.discard(self)
+        self.wake.set()
+
+
+def append(connection: Connection, rows: Iterable[Any]) -> None:
+    """Write rows at the end of the log; an id that the topic has already is the same event and kept once."""
+    connection.executemany(APPEND, rows)
+
+
+def position(connection: Connection, topic: int, start: Start | float) -> int:
+    """The position before the first record that a reader from `start` gets."""
+    if start is Start.EARLIEST:
+        return 0
+    if start is Start.LATEST:
+        return int(connection.execute(HEAD).fetchone()[0])
+    row = connection.execute(
+        "SELECT pos FROM tidings_log INDEXED BY tidings_log_topic WHERE topic = ? AND time >= ? ORDER BY pos LIMIT 1",
+        (topic, start),
+    ).fetchone()
+    return int(row[0]) - 1 if row else int(connection.execute(HEAD).fetchone()[0])

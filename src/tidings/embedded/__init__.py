@@ -1,0 +1,5 @@
+"""The database file that the embedded broker and store share: opening it, writing to it, waking its readers.
+
+Read `database.py` for what a connection is, `writer.py` for how a commit happens, `wakeup.py` for how readers hear of
+it, `lease.py` for who owns what.
+"""

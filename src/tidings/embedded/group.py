@@ -1,0 +1,472 @@
+"""A member of a consumer group on the embedded log: what it is lent, what it has settled, which parts it owns.
+
+It reads on from its cursor with one short SELECT a batch and remembers what is lent; `ack` moves the position of its
+parts up to the first record still lent, in the transaction that it shares with the effects. What cannot be said by a
+position is a row in `tidings_ack`: DONE (settled above the position), RETRY (due later), HELD (behind a retried one
+of its key), LENT (a retried one that is out), SUSPECT (was out when its member died; lent alone). Keys with such rows
+are `held`: what the log brings of them waits in line as a row of its own.
+
+State lives on the event loop. Steps run in the writer's thread: they read snapshots and never change it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+from tidings.broker import Delivery
+from tidings.clock import Clock
+from tidings.embedded import membership
+from tidings.embedded.database import Connection
+from tidings.embedded.membership import DONE, HELD, PARTS, RETRY, SUSPECT, Lent, Process
+from tidings.errors import Closed, Fenced, StorageError
+from tidings.store import Unit
+
+FETCH = """SELECT pos, part, id, type, key, time, headers, body FROM tidings_log
+    WHERE topic = ? AND pos > ?{parts} ORDER BY pos LIMIT ?"""
+SETTLE = "UPDATE tidings_position SET pos = ? WHERE feed = ? AND pos < ?{parts}"
+STATES = "SELECT state, min(due) FROM tidings_ack WHERE feed = ?{parts} AND state IN (1, 4) GROUP BY state"
+EXCEPTIONS = """SELECT a.pos, a.tries + 1, l.part, l.id, l.type, l.key, l.time, l.headers, l.body
+    FROM tidings_ack a JOIN tidings_log l ON l.pos = a.pos
+    WHERE a.feed = ? AND a.state = ? AND a.due <= ?{parts} ORDER BY a.pos LIMIT ?"""
+LEND = "UPDATE tidings_ack SET state = 3, tries = ? WHERE feed = ? AND pos = ?"
+GIVE_BACK = """UPDATE tidings_ack SET state = CASE WHEN tries > 1 THEN 4 ELSE 1 END, tries = tries - 1, due = 0
+    WHERE feed = ? AND pos = ? AND state = 3"""
+PARK = "INSERT OR IGNORE INTO tidings_ack (feed, pos, part, state, tries, due, key) VALUES (?, ?, ?, ?, ?, ?, ?)"
+AGAIN = """INSERT INTO tidings_ack (feed, pos, part, state, tries, due, key) VALUES (?, ?, ?, 1, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET state = 1, due = excluded.due, tries = excluded.tries"""
+HOLD_LATER = "UPDATE tidings_ack SET state = 2 WHERE feed = ? AND key = ? AND pos > ? AND state IN (1, 4)"
+FORGET = "DELETE FROM tidings_ack WHERE feed = ? AND pos = ?"
+FORGET_DONE = "DELETE FROM tidings_ack WHERE feed = ? AND state = 0 AND pos <= ?{parts}"
+RELEASE_NEXT = """UPDATE tidings_ack SET state = CASE WHEN tries > 0 THEN 4 ELSE 1 END, due = 0 WHERE feed = :feed AND state = 2
+    AND pos = (SELECT min(pos) FROM tidings_ack WHERE feed = :feed AND key = :key)"""
+HELD_KEYS = "SELECT DISTINCT key FROM tidings_ack WHERE feed = ? AND key IS NOT NULL AND state != 0{parts}"
+DONE_ABOVE = "SELECT pos FROM tidings_ack WHERE feed = ? AND state = 0{parts}"
+OWNS = "SELECT count(*) FROM tidings_part WHERE grp = ? AND owner = ?{parts}"
+STILL_HELD = "SELECT 1 FROM tidings_ack WHERE feed = ? AND key = ? LIMIT 1"
+
+
+class Host(Protocol):
+    """What a group needs of its broker."""
+
+    clock: Clock
+    lease: float
+    lent: Lent
+    process: Process
+
+    def read(self, sql: str, values: Sequence[Any] = ()) -> list[Any]: ...
+    async def run(self, step: Callable[[Connection], Any]) -> Any: ...
+    def deliveries(self, topic: str, rows: Sequence[Any], attempts: Sequence[int] | None = None) -> list[Delivery]: ...
+    def forget(self, group: Group) -> None: ...
+
+
+class Mine(NamedTuple):
+    """The parts that a member owns, and the SQL that says so."""
+
+    parts: list[int]
+    sql: str = ""
+
+
+class Feed:
+    """One topic as a group's member reads it: how far it has read, and what it has lent."""
+
+    def __init__(self, id: int, topic: int, name: str) -> None:
+        self.id = id
+        self.topic = topic
+        self.name = name
+        self.cursor = 0
+        self.read_to: dict[
+            int, int
+        ] = {}  # parts that were read beyond the cursor before the cursor went back for others
+        self.lent: dict[int, tuple[int, str | None]] = {}  # pos -> part and key, in the order of the log
+        self.out: dict[int, tuple[int, str | None]] = {}  # the same for retried ones, which are rows of tidings_ack
+        self.early: set[int] = set()  # settled above the position by an earlier owner
+        self.held: set[str] = set()  # keys that have rows in tidings_ack
+        self.due: float | None = None  # when the next retried one may come; None for none
+        self.suspects = False
+        self.recorded = False  # whether there are DONE rows to forget
+
+    def look_for(self, parts: Sequence[int], positions: dict[int, int], before: Sequence[int]) -> None:
+        """Go back as far as the new ones of `parts` need; the others are not read again."""
+        read_to = {part: max(self.cursor, self.read_to.get(part, 0)) for part in before}
+        read_to |= {part: positions.get(part, 0) for part in parts if part not in read_to}
+        self.cursor = min(read_to.values())
+        self.read_to = {part: pos for part, pos in read_to.items() if pos > self.cursor}
+
+
+def watermark(lent: Iterable[int], cursor: int, acked: set[int] | frozenset[int] = frozenset()) -> int:
+    """Everything up to here is settled or has a row of its own."""
+    return min(cursor, min((pos for pos in lent if pos not in acked), default=cursor + 1) - 1)
+
+
+Again = tuple[Feed, Delivery, int]
+Withdrawn = tuple[Feed, int, int, str]
+
+
+class Group:
+    """A member of a group. Safe for one task that fetches and others that settle."""
+
+    def __init__(self, broker: Host, group: int, name: str, feeds: Sequence[Feed]) -> None:
+        self.name = name
+        self.group = group
+        self.member = 0
+        self.feeds = {feed.topic: feed for feed in feeds}
+        self.stale = True  # whether the membership may have changed
+        self.wake = asyncio.Event()
+        self._broker = broker
+        self._mine = Mine([])
+        self._crowded = False  # whether parts are to be given up, for which nothing may be lent
+        self._alone = False  # whether a suspect is out, beside which nothing may be
+        self._void = False  # whether to give up all that is lent
+        self._fenced = False
+        self._closed = False
+        self._turn = 0
+
+    # -- lending
+
+    async def fetch(self, limit: int, wait: float) -> Sequence[Delivery]:
+        """See Subscription.fetch; raises Fenced once where all that was lent has been lost."""
+        deadline = self._broker.clock.monotonic() + wait
+        while True:
+            self._check()
+            self.wake.clear()
+            if self.stale:
+                await self.rebalance()
+                self._check()
+            if lent := await self._lend(limit):
+                return lent
+            left = deadline - self._broker.clock.monotonic()
+            if left <= 0:
+                return []
+            await self._broker.clock.wait(self.wake, min(left, self._until_due()))
+
+    def _check(self) -> None:
+        if self._closed:
+            raise Closed(f"the subscription of {self.name} is closed")
+        if self._fenced:
+            self._fenced = False
+            raise Fenced(f"{self.name} lost its parts to another member; what it was lent comes again")
+
+    def _until_due(self) -> float:
+        due = min((feed.due for feed in self.feeds.values() if feed.due is not None), default=None)
+        return 3600.0 if due is None else max(due - self._broker.clock.now(), 0.001)
+
+    async def _lend(self, limit: int) -> Sequence[Delivery]:
+        if not self._mine.parts or self._crowded or (self._alone and not self.idle):
+            return []
+        self._alone = False
+        feeds = list(self.feeds.values())
+        if any(feed.due is not None for feed in feeds):
+            lent = await self._lend_exceptions(feeds, limit)
+            if lent or any(feed.suspects for feed in feeds):
+                return lent
+        self._turn += 1
+        for index in range(len(feeds)):
+            feed = feeds[(self._turn + index) % len(feeds)]
+            if lent := await self._lend_log(feed, limit):
+                return lent
+        return []
+
+    async def _lend_log(self, feed: Feed, limit: int) -> Sequence[Delivery]:
+        while True:
+            rows = self._broker.read(FETCH.format(parts=self._mine.sql), (feed.topic, feed.cursor, limit))
+            if not rows:
+                return []
+            last = rows[-1][0]
+            if feed.read_to or feed.early or feed.held:
+                rows = await self._sift(feed, rows)
+            feed.lent.update([(row[0], (row[1], row[4])) for row in rows])
+            feed.cursor = last
+            self._broker.lent.write(feed.id, self._mine.parts, last)
+            if rows:
+                return self._broker.deliveries(feed.name, rows)
+
+    async def _sift(self, feed: Feed, rows: Sequence[Any]) -> list[Any]:
+        """Leave out what was read or settled before, and put what waits behind a retried one of its key in line."""
+        read_to, early, held = feed.read_to, feed.early, feed.held
+        fresh = [row for row in rows if row[0] > read_to.get(row[1], 0) and row[0] not in early]
+        if read_to and rows[-1][0] >= max(read_to.values()):
+            feed.read_to = {}
+        feed.early -= {row[0] for row in rows}
+        waiting = [row for row in fresh if row[4] in held]
+        if waiting:
+            values = [(feed.id, row[0], row[1], HELD, 0, 0.0, row[4]) for row in waiting]
+            keys = {row[4] for row in waiting}
+
+            mine = self._mine
+
+            def park(connection: Connection) -> None:
+                self._fence(connection, mine)
+                connection.executemany(PARK, values)
+                for key in keys:
+                    connection.execute(RELEASE_NEXT, {"feed": feed.id, "key": key})
+
+            await self._run(park)
+            held.update(keys)
+            self._look(feed)
+        return [row for row in fresh if row[4] not in held] if waiting else fresh
+
+    async def _lend_exceptions(self, feeds: Sequence[Feed], limit: int) -> Sequence[Delivery]:
+        """Those that are due; suspects one at a time, with nothing else out."""
+        now = self._broker.clock.now()
+        lone = any(feed.suspects for feed in feeds)
+        if lone and any(feed.lent or feed.out for feed in feeds):
+            return []
+        for feed in feeds:
+            if feed.due is None or feed.due > now or (lone and not feed.suspects):
+                continue
+            state, most = (SUSPECT, 1) if lone else (RETRY, limit)
+            sql = EXCEPTIONS.format(parts=self._mine.sql.replace("part", "a.part"))
+            rows = self._broker.read(sql, (feed.id, state, now, most))
+            if not rows:
+                self._look(feed)
+                continue
+            await self._run(partial(self._mark_lent, feed=feed, rows=rows, mine=self._mine))
+            feed.out.update([(row[0], (row[2], row[5])) for row in rows])
+            self._alone = lone
+            self._look(feed)
+            attempts = [row[1] for row in rows]
+            return self._broker.deliveries(feed.name, [(row[0], *row[2:]) for row in rows], attempts)
+        return []
+
+    def _mark_lent(self, connection: Connection, feed: Feed, rows: Sequence[Any], mine: Mine) -> None:
+        self._fence(connection, mine)
+        connection.executemany(LEND, [(row[1], feed.id, row[0]) for row in rows])
+
+    def _look(self, feed: Feed) -> None:
+        """See what exceptions there are and when the next is due."""
+        states = dict(self._broker.read(STATES.format(parts=self._mine.sql), (feed.id,)))
+        feed.suspects = SUSPECT in states
+        feed.due = min(states.values(), default=None)
+
+    # -- settling
+
+    async def ack(self, deliveries: Sequence[Delivery], tx: Unit | None = None) -> None:
+        """See Subscription.ack."""
+        mine, cursors = self._mine, {feed.name: feed.cursor for feed in self.feeds.values()}
+        step = partial(self._settle, deliveries=deliveries, mine=mine, cursors=cursors, strict=tx is not None)
+        if tx is None:
+            await self._run(step)
+            self.settled(deliveries)
+        else:
+            tx.add(step)
+            tx.after(lambda: self.settled(deliveries))
+
+    def _settle(
+        self,
+        connection: Connection,
+        *,
+        deliveries: Sequence[Delivery],
+        mine: Mine,
+        cursors: dict[str, int],
+        strict: bool,
+    ) -> None:
+        if not deliveries:
+            return
+        self._fence(connection, mine)
+        acked: dict[str, set[int]] = {}
+        for delivery in deliveries:
+            acked.setdefault(delivery.record.topic, set()).add(delivery.receipt)
+        for feed in self.feeds.values():
+            if positions := acked.get(feed.name):
+                self._settle_feed(connection, feed, positions, mine=mine, cursor=cursors[feed.name], strict=strict)
+
+    def _settle_feed(
+        self, connection: Connection, feed: Feed, acked: set[int], *, mine: Mine, cursor: int, strict: bool
+    ) -> None:
+        lent, out = feed.lent.copy(), feed.out.copy()
+        unknown = {pos for pos in acked if pos not in lent and pos not in out}
+        if unknown and strict:
+            self._void = self.stale = True
+            raise Fenced(
+                f"{self.name} no longer holds {len(unknown)} of the records it settles; nothing of this is kept"
+            )
+        mark = watermark(lent, cursor, acked)
+        connection.execute(SETTLE.format(parts=mine.sql), (mark, feed.id, mark))
+        above = [(feed.id, pos, lent[pos][0], DONE, 1, 0.0, None) for pos in acked if pos > mark and pos in lent]
+        if above:
+            feed.recorded = True
+            connection.executemany(PARK, above)
+        if feed.recorded:
+            connection.execute(FORGET_DONE.format(parts=mine.sql), (feed.id, mark))
+            feed.recorded = bool(above) or len(lent) > len(acked)
+        for pos in acked & out.keys():
+            connection.execute(FORGET, (feed.id, pos))
+            connection.execute(RELEASE_NEXT, {"feed": feed.id, "key": out[pos][1]})
+
+    def settled(self, deliveries: Sequence[Delivery]) -> None:
+        """The acknowledgement is durable: forget what was lent."""
+        topics = {feed.name: feed for feed in self.feeds.values()}
+        for delivery in deliveries:
+            feed = topics[delivery.record.topic]
+            if feed.lent.pop(delivery.receipt, None) is None and feed.out.pop(delivery.receipt, None) is not None:
+                self._release(feed, delivery.record.key)
+        if self._crowded or self._alone or any(feed.suspects for feed in topics.values()):
+            self.wake.set()
+
+    def _release(self, feed: Feed, key: str | None) -> None:
+        if key is not None and not self._broker.read(STILL_HELD, (feed.id, key)):
+            feed.held.discard(key)
+        self._look(feed)
+        self.wake.set()
+
+    async def nack(self, deliveries: Sequence[Delivery], delay: float = 0.0) -> None:
+        """See Subscription.nack."""
+        due = self._broker.clock.now() + delay if delay > 0 else 0.0
+        topics = {feed.name: feed for feed in self.feeds.values()}
+        again: list[Again] = []
+        withdrawn: list[Withdrawn] = []
+        for delivery in deliveries:
+            feed, pos, key = topics[delivery.record.topic], delivery.receipt, delivery.record.key
+            lent = feed.lent.get(pos) or feed.out.get(pos)
+            if lent is None:
+                continue
+            again.append((feed, delivery, lent[0]))
+            if key is not None:
+                feed.held.add(key)
+                later = [(p, part) for p, (part, k) in feed.lent.items() if k == key and p > pos]
+                withdrawn += [(feed, p, part, key) for p, part in later]
+        await self._run(partial(self._hold, again=again, withdrawn=withdrawn, due=due, mine=self._mine))
+        for feed, pos, _, _ in withdrawn:
+            feed.lent.pop(pos, None)
+        for feed, delivery, _ in again:
+            feed.lent.pop(delivery.receipt, None)
+            feed.out.pop(delivery.receipt, None)
+        for feed in self.feeds.values():
+            self._look(feed)
+        self.wake.set()
+
+    def _hold(
+        self, connection: Connection, *, again: Sequence[Again], withdrawn: Sequence[Withdrawn], due: float, mine: Mine
+    ) -> None:
+        self._fence(connection, mine)
+        first: set[tuple[int, str]] = set()
+        for feed, delivery, part in again:
+            key = delivery.record.key
+            connection.execute(AGAIN, (feed.id, delivery.receipt, part, delivery.attempt, due, key))
+            if key is not None and (feed.id, key) not in first:
+                first.add((feed.id, key))
+                connection.execute(HOLD_LATER, (feed.id, key, delivery.receipt))
+        connection.executemany(PARK, [(feed.id, pos, part, HELD, 0, 0.0, key) for feed, pos, part, key in withdrawn])
+
+    async def extend(self, deliveries: Sequence[Delivery], lease: float) -> None:
+        """Nothing to do: the lease is the member's, and the broker renews it."""
+
+    # -- ownership
+
+    def _fence(self, connection: Connection, mine: Mine) -> None:
+        owned = connection.execute(OWNS.format(parts=mine.sql), (self.group, self.member)).fetchone()[0]
+        if owned != len(mine.parts):
+            self.stale = True
+            raise Fenced(f"{self.name} lost its parts to another member; nothing of this is kept")
+
+    async def _run(self, step: Callable[[Connection], Any]) -> Any:
+        if self._closed:
+            raise Closed(f"the subscription of {self.name} is closed")
+        return await self._broker.run(step)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is lent."""
+        return not any(feed.lent or feed.out for feed in self.feeds.values())
+
+    async def join(self) -> None:
+        """Become a member, with a new id."""
+        lease = self._broker.clock.monotonic() + self._broker.lease
+        values = (self.group, self._broker.process.name, lease)
+        self.member = await self._broker.run(lambda c: c.execute(membership.JOIN, values).lastrowid)
+        await self.rebalance()
+
+    async def rebalance(self) -> None:
+        """Give up parts beyond the fair share when nothing is lent, and claim free ones."""
+        members = [id for (id,) in self._broker.read(membership.MEMBERS_OF, (self.group,))]
+        owned = [part for (part,) in self._broker.read(membership.OWNED, (self.group, self.member))]
+        if self._void or self.member not in members or owned != self._mine.parts:
+            await self._lose()
+            return
+        want = membership.share(members, self.member)
+        self._crowded = len(owned) > want
+        self.stale = self._crowded
+        if self._crowded and self.idle:
+            await self._give_up(owned[want:])
+        elif len(owned) < want:
+            await self._claim()
+
+    async def _lose(self) -> None:
+        """Another member took over: nothing that was lent counts any more. Start again as a new member."""
+        self._fenced, self._void, self._alone = not self.idle, False, False
+        old, self._mine = self.member, Mine([])
+        for feed in self.feeds.values():
+            feed.lent.clear()
+            feed.out.clear()
+
+        def leave(connection: Connection) -> None:
+            connection.execute(membership.RELEASE_ALL, (old,))
+            connection.execute(membership.LEAVE, (old,))
+
+        await self._broker.run(leave)
+        await self.join()
+
+    async def _give_up(self, parts: Sequence[int]) -> None:
+        marks = self._marks(parts)
+        member, group = self.member, self.group
+        self._own([part for part in self._mine.parts if part not in parts])
+        self._crowded = self.stale = False
+
+        def release(connection: Connection) -> None:
+            connection.executemany(membership.ADVANCE, marks)
+            connection.executemany(membership.RELEASE, [(group, part, member) for part in parts])
+
+        await self._broker.run(release)
+
+    def _marks(self, parts: Sequence[int]) -> list[tuple[int, int, int, int]]:
+        """How far these parts are settled."""
+        marks = [(watermark(feed.lent, feed.cursor), feed.id) for feed in self.feeds.values()]
+        return [(mark, feed, part, mark) for mark, feed in marks for part in parts]
+
+    async def _claim(self) -> None:
+        group, member = self.group, self.member
+        owned: list[int] = await self._broker.run(lambda c: membership.balance(c, group, member))
+        new = [part for part in owned if part not in self._mine.parts]
+        if not new:
+            return
+        for feed in self.feeds.values():
+            positions = dict(self._broker.read("SELECT part, pos FROM tidings_position WHERE feed = ?", (feed.id,)))
+            feed.look_for(owned, positions, self._mine.parts)
+            self._broker.lent.write(feed.id, new, feed.cursor)
+        self._own(owned)
+        for feed in self.feeds.values():
+            early = self._broker.read(DONE_ABOVE.format(parts=self._mine.sql), (feed.id,))
+            feed.early = {pos for (pos,) in early} - feed.lent.keys()
+            feed.recorded = feed.recorded or bool(feed.early)
+            feed.held |= {key for (key,) in self._broker.read(HELD_KEYS.format(parts=self._mine.sql), (feed.id,))}
+            self._look(feed)
+        self.wake.set()
+
+    def _own(self, parts: list[int]) -> None:
+        sql = "" if len(parts) == PARTS else f" AND part IN ({','.join(map(str, parts))})"
+        self._mine = Mine(parts, sql)
+
+    async def close(self) -> None:
+        """See Subscription.close."""
+        if self._closed:
+            return
+        self._closed = True
+        self.wake.set()
+        self._broker.forget(self)
+        member = self.member
+        back = [(feed.id, pos) for feed in self.feeds.values() for pos in feed.out]
+        marks = self._marks(self._mine.parts)
+
+        def leave(connection: Connection) -> None:
+            connection.executemany(GIVE_BACK, back)
+            if connection.execute("SELECT 1 FROM tidings_member WHERE id = ?", (member,)).fetchone():
+                connection.executemany(membership.ADVANCE, marks)
+            connection.execute(membership.RELEASE_ALL, (member,))
+            connection.execute(membership.LEAVE, (member,))
+
+        with contextlib.suppress(StorageError, Closed):  # a lease that could not be given back runs out
+            await self._broker.run(leave)

@@ -1,0 +1,162 @@
+"""Who of a group owns which parts of the keys.
+
+The keys of every topic fall into `PARTS` parts by hash. Each part of a group belongs to one member at a time, so that
+two processes never handle one key at once. A member is a row whose id is never used again: that id is the fencing
+token, checked in the transaction that settles.
+
+A member is dead when its lease ran out, or, on the same machine, when its process is gone. What it had been lent is
+then marked as suspect, so that it is lent one by one and a record that kills its process is found out. How far it had
+been lent is in a side file that survives the process (`<file>.lent`), because a commit before every batch would cost
+an fsync and only the death of a process needs it, not that of the machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import struct
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tidings.embedded.database import Connection
+
+PARTS = 16
+DONE, RETRY, HELD, LENT, SUSPECT = range(5)
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS tidings_member (id INTEGER PRIMARY KEY AUTOINCREMENT, grp INTEGER NOT NULL,
+    process TEXT NOT NULL, lease REAL NOT NULL);
+CREATE INDEX IF NOT EXISTS tidings_member_group ON tidings_member(grp);
+CREATE TABLE IF NOT EXISTS tidings_part (grp INTEGER NOT NULL, part INTEGER NOT NULL, owner INTEGER,
+    PRIMARY KEY (grp, part)) WITHOUT ROWID;
+"""
+JOIN = "INSERT INTO tidings_member (grp, process, lease) VALUES (?, ?, ?)"
+HEARTBEAT = "UPDATE tidings_member SET lease = ? WHERE process = ?"
+MEMBERS = "SELECT id, grp, process, lease FROM tidings_member"
+MEMBERS_OF = "SELECT id FROM tidings_member WHERE grp = ? ORDER BY id"
+FREE = "SELECT part FROM tidings_part WHERE grp = ? AND owner IS NULL ORDER BY part"
+OWNED = "SELECT part FROM tidings_part WHERE grp = ? AND owner = ? ORDER BY part"
+CLAIM = "UPDATE tidings_part SET owner = ? WHERE grp = ? AND part = ? AND owner IS NULL"
+RELEASE = "UPDATE tidings_part SET owner = NULL WHERE grp = ? AND part = ? AND owner = ?"
+RELEASE_ALL = "UPDATE tidings_part SET owner = NULL WHERE owner = ?"
+LEAVE = "DELETE FROM tidings_member WHERE id = ?"
+SUSPECT_RETRIED = """UPDATE tidings_ack SET state = 4, due = 0 WHERE state = 3 AND part = ?
+    AND feed IN (SELECT id FROM tidings_feed WHERE grp = ?)"""
+SUSPECT_LENT = """INSERT INTO tidings_ack (feed, pos, part, state, tries, due, key)
+    SELECT :feed, l.pos, l.part, CASE WHEN l.key IS NOT NULL AND EXISTS (
+            SELECT 1 FROM tidings_ack b WHERE b.feed = :feed AND b.key = l.key) THEN 2 ELSE 4 END, 1, 0, l.key
+    FROM tidings_log l WHERE l.topic = :topic AND l.part = :part AND l.pos > :low AND l.pos <= :high
+    AND NOT EXISTS (SELECT 1 FROM tidings_ack a WHERE a.feed = :feed AND a.pos = l.pos)"""
+FEEDS = """SELECT f.id, f.topic, p.part, p.pos FROM tidings_feed f JOIN tidings_position p ON p.feed = f.id
+    WHERE f.grp = ?"""
+ADVANCE = "UPDATE tidings_position SET pos = ? WHERE feed = ? AND part = ? AND pos < ?"
+
+
+class Lent:
+    """How far each part of a feed has been lent: an array in shared memory that outlives its process."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._map: mmap.mmap | None = None
+
+    def _room(self, feed: int) -> mmap.mmap:
+        size = (feed + 1) * PARTS * 8
+        if self._map is None or len(self._map) < size:
+            if os.fstat(self._file).st_size < size:
+                os.ftruncate(self._file, (size | 0xFFFF) + 1)
+            self._map = mmap.mmap(self._file, 0)
+        return self._map
+
+    def write(self, feed: int, parts: Iterable[int], pos: int) -> None:
+        """These parts have been lent up to `pos`."""
+        room = self._room(feed)
+        if len(parts := list(parts)) == PARTS:
+            struct.pack_into(f"<{PARTS}q", room, feed * PARTS * 8, *(pos,) * PARTS)
+            return
+        for part in parts:
+            struct.pack_into("<q", room, (feed * PARTS + part) * 8, pos)
+
+    def read(self, feed: int, part: int) -> int:
+        """How far this part has been lent."""
+        (pos,) = struct.unpack_from("<q", self._room(feed), (feed * PARTS + part) * 8)
+        return int(pos)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._map is not None:
+            self._map.close()
+        os.close(self._file)
+
+
+class Process:
+    """The name of a process in a member's row, from which others on its machine see whether it lives."""
+
+    def __init__(self, nonce: str) -> None:
+        self.name = f"{_machine()}/{os.getpid()}/{_started(os.getpid())}/{nonce}"
+
+    @staticmethod
+    def dead(name: str) -> bool:
+        """Whether the process is surely gone. False where that cannot be known from here."""
+        machine, pid, started, _ = name.split("/")
+        if machine != _machine() or not started:
+            return False
+        return _started(int(pid)) != started
+
+
+def _machine() -> str:
+    if not sys.platform.startswith("linux"):
+        return ""
+    with contextlib.suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}.{os.stat('/proc/self/ns/pid').st_ino}"
+    return ""
+
+
+def _started(pid: int) -> str:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in ("Z", "X") else fields[19]
+
+
+def bury_members(connection: Connection, ids: Sequence[int], lent: Lent) -> None:
+    """Take the parts of dead members away and mark what they held as suspect."""
+    for member in ids:
+        row = connection.execute("SELECT grp FROM tidings_member WHERE id = ?", (member,)).fetchone()
+        if row is None:
+            continue
+        group = row[0]
+        owned = {part for (part,) in connection.execute(OWNED, (group, member))}
+        for part in owned:
+            connection.execute(SUSPECT_RETRIED, (part, group))
+        for feed, topic, part, low in connection.execute(FEEDS, (group,)).fetchall():
+            high = lent.read(feed, part)
+            if part in owned and high > low:
+                connection.execute(SUSPECT_LENT, {"feed": feed, "topic": topic, "part": part, "low": low, "high": high})
+                connection.execute(ADVANCE, (high, feed, part, high))
+        connection.execute(RELEASE_ALL, (member,))
+        connection.execute(LEAVE, (member,))
+
+
+def balance(connection: Connection, group: int, member: int) -> list[int]:
+    """Claim free parts up to a fair share; returns all that the member then owns."""
+    members = [id for (id,) in connection.execute(MEMBERS_OF, (group,))]
+    owned = [part for (part,) in connection.execute(OWNED, (group, member))]
+    want = share(members, member)
+    for (part,) in connection.execute(FREE, (group,)).fetchall():
+        if len(owned) >= want:
+            break
+        connection.execute(CLAIM, (member, group, part))
+        owned.append(part)
+    return sorted(owned)
+
+
+def share(members: Sequence[int], member: int) -> int:
+    """How many parts are this member's due."""
+    if member not in members:
+        return 0
+    each, more = divmod(PARTS, len(members))
+    return each + (1 if members.index(member) < more else 0)

@@ -1,0 +1,75 @@
+"""What a handler has done so far, in plain integers; read out on scrape, never locked, never formatted in between."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+
+SECONDS = (
+    0.0001,
+    0.00025,
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+)
+
+
+class Histogram:
+    """Counts of durations in seconds by upper bound; the last count is what is beyond all bounds."""
+
+    __slots__ = ("counts", "sum")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(SECONDS) + 1)
+        self.sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one duration."""
+        self.counts[bisect_left(SECONDS, seconds)] += 1
+        self.sum += seconds
+
+    @property
+    def total(self) -> int:
+        """How many were observed."""
+        return sum(self.counts)
+
+    def quantile(self, share: float) -> float | None:
+        """The upper bound of the bucket in which this share of the observations ends; None without any."""
+        wanted, seen = share * self.total, 0
+        if not wanted:
+            return None
+        for bound, count in zip((*SECONDS, float("inf")), self.counts, strict=True):
+            seen += count
+            if seen >= wanted:
+                return bound
+        return None
+
+
+class Meter:
+    """The figures of one handler."""
+
+    def __init__(self) -> None:
+        self.handled = 0
+        self.skipped = 0
+        self.retried = 0
+        self.failed: Counter[str] = Counter()
+        self.dead: Counter[str] = Counter()
+        self.published: Counter[str] = Counter()
+        self.handling = Histogram()
+        self.latency = Histogram()
+        self.in_flight = 0
+        self.progress = 0.0
+        """When something was last settled, on the monotonic clock."""

@@ -1,0 +1,110 @@
+"""Several apps in one process: one connection for each broker, all workers, an orderly end.
+
+`serve` is what `tidings run` calls: it ends on SIGTERM or SIGINT, drains within the grace time, and says truthfully
+whether everything that was begun has been settled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tidings.app import App
+from tidings.config import Config, load
+from tidings.connect import Connection, connect
+from tidings.errors import Closed
+from tidings.worker import Worker
+
+log = logging.getLogger("tidings")
+
+DRAINED, FAILED, GAVE_UP = 0, 1, 3
+"""Exit codes: all that was begun is settled; something died; the grace time was over and the rest is handed back."""
+
+
+class Runtime:
+    """Runs the handlers of several apps. `settings` win over those of the apps."""
+
+    def __init__(self, apps: Sequence[App], **settings: Any) -> None:
+        self.apps = apps
+        self.workers: list[Worker] = []
+        self.tasks: list[asyncio.Task[None]] = []
+        self._settings = settings
+        self._connections: dict[tuple[str, str | None], Connection] = {}
+
+    def config_of(self, app: App) -> Config:
+        """The settings that this app runs with."""
+        return load(**{**app.settings, **{name: value for name, value in self._settings.items() if value is not None}})
+
+    async def open(self) -> None:
+        """Connect and join every handler's group. Raises a DefinitionError or BrokerError."""
+        for app in self.apps:
+            config = self.config_of(app)
+            at = (config.broker, config.store)
+            if at not in self._connections:
+                connection = connect(config, app.clock)
+                await connection.broker.open()
+                self._connections[at] = connection
+                await connection.store.open()
+            await app.open(self._connections[at], config)
+        for app in self.apps:
+            self.workers += await app.start()
+
+    def start(self) -> None:
+        """Begin to work."""
+        self.tasks = [asyncio.create_task(worker.run(), name=worker.bound.name) for worker in self.workers]
+
+    async def until(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set. Raises what a worker died of."""
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        try:
+            await asyncio.wait([stopping, *self.tasks], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+        for task in self.tasks:
+            if task.done():
+                task.result()
+                raise Closed(f"the worker of {task.get_name()} ended by itself")
+
+    async def drain(self, grace: float) -> bool:
+        """Finish what was begun, for at most `grace` seconds, hand back the rest. Whether nothing was given up."""
+        drained = await asyncio.gather(*(worker.drain(grace) for worker in self.workers))
+        if self.tasks:
+            await asyncio.wait(self.tasks, timeout=1.0)
+        return all(drained)
+
+    async def close(self) -> None:
+        """Close the apps and the connections."""
+        for app in self.apps:
+            await app.close()
+        for connection in self._connections.values():
+            await connection.store.close()
+            await connection.broker.close()
+        self._connections.clear()
+
+
+async def serve(
+    apps: Sequence[App],
+    *,
+    ready: Callable[[Runtime], Any] | None = None,
+    stop: asyncio.Event | None = None,
+    **settings: Any,
+) -> int:
+    """Run apps until SIGTERM or SIGINT (or `stop`); returns the exit code. `ready(runtime)` is awaited once all listen."""
+    stop = stop or asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop.set)
+    runtime = Runtime(apps, **settings)
+    try:
+        await runtime.open()
+        runtime.start()
+        if ready is not None:
+            await ready(runtime)
+        await runtime.until(stop)
+        grace = max(runtime.config_of(app).grace for app in apps)
+        return DRAINED if await runtime.drain(grace) else GAVE_UP
+    finally:
+        await runtime.close()

@@ -1,0 +1,109 @@
+"""The store port: what keeps state. An adapter is one file in `stores/`.
+
+Three things meet in one commit: rows of Tables, the user's own SQL, and what the broker publishes and acknowledges.
+`Tx` is what a handler sees, `Unit` what the worker commits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Generic, Protocol, TypeVar, overload, runtime_checkable
+
+import msgspec
+
+V = TypeVar("V")
+D = TypeVar("D")
+
+
+class Table(msgspec.Struct, Generic[V], frozen=True):
+    """Typed rows under text keys. `name` is unique in the store; `type` is anything msgspec can encode."""
+
+    name: str
+    type: type[V]
+
+
+@runtime_checkable
+class Tx(Protocol):
+    """The unit of work of one event, as an `async def` handler sees it.
+
+    Reads see what was committed and the handler's own writes. Writes are kept when the event is settled, together
+    with what the handler publishes, or not at all. Where a row that was read has been changed by another meanwhile,
+    nothing is kept and the handler runs again.
+    """
+
+    @overload
+    async def get(self, table: Table[V], key: str) -> V | None: ...
+    @overload
+    async def get(self, table: Table[V], key: str, default: D) -> V | D: ...
+    async def get(self, table: Table[Any], key: str, default: Any = None) -> Any:
+        """The row under `key`, or `default`."""
+        ...
+
+    def put(self, table: Table[V], key: str, value: V) -> None:
+        """Write a row."""
+        ...
+
+    def delete(self, table: Table[Any], key: str) -> None:
+        """Remove a row; nothing where there is none."""
+        ...
+
+
+@runtime_checkable
+class Unit(Protocol):
+    """What one commit will hold. Steps run in the order they were added, in one transaction, off the event loop."""
+
+    def add(self, step: Callable[[Any], None]) -> None:
+        """Run `step(connection)` in the transaction. An error in it undoes the whole unit."""
+        ...
+
+    def after(self, done: Callable[[], None]) -> None:
+        """Call `done()` on the event loop once it has committed."""
+        ...
+
+    def join(self, txs: Sequence[Tx]) -> None:
+        """Check what these have read and write what they wrote."""
+        ...
+
+    async def commit(self) -> None:
+        """All of it, durably, or nothing. Raises Conflict (see `conflicts`), what a step raised, or a StorageError."""
+        ...
+
+    conflicts: Sequence[Tx]
+    """After a Conflict: the transactions whose reads no longer hold."""
+
+
+@runtime_checkable
+class Store(Protocol):
+    """A connection to a store. Safe for the tasks of one event loop."""
+
+    def resource(self, kind: type) -> Callable[[Any], AbstractContextManager[Any]] | None:
+        """How to make what a `def` handler asks for by type from the transaction's connection; None for an unknown type."""
+        ...
+
+    async def open(self) -> None:
+        """Connect. Raises a StorageError that says what to do."""
+        ...
+
+    async def close(self) -> None:
+        """Wait for what is being committed, disconnect. Idempotent."""
+        ...
+
+    def begin(self) -> Tx:
+        """A transaction that buffers its writes and holds no lock."""
+        ...
+
+    def finish(self, tx: Tx) -> bool:
+        """The handler has ended well: later transactions of this process see its writes.
+
+        False where what it read has been overwritten meanwhile: then it has to run again.
+        """
+        ...
+
+    def discard(self, tx: Tx) -> None:
+        """Forget a transaction that will not be committed."""
+        ...
+
+    def unit(self) -> Unit:
+        """An empty unit."""
+        ...

@@ -1,0 +1,253 @@
+"""The embedded store: rows of Tables beside the user's own tables, in the file of the embedded broker.
+
+An `async def` handler's transaction holds no lock: it remembers the stamp of every row that it read, and its writes
+wait in memory until the worker commits them. Every write has a stamp of its own, never used again. Transactions of
+one process that have finished but are not yet committed are seen by the next ones (`_ahead`), so that a hot row does
+not make them run again; against other processes the stamps are compared in the commit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import random
+import sqlite3
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import msgspec
+
+from tidings.embedded.database import Connection, Database, named
+from tidings.embedded.writer import Writer
+from tidings.errors import Closed, Conflict, InvalidEvent, NotInTransaction
+from tidings.store import Table
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS tidings_row (tbl TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL,
+    stamp INTEGER NOT NULL, PRIMARY KEY (tbl, key)) WITHOUT ROWID;
+"""
+GET = "SELECT value, stamp FROM tidings_row WHERE tbl = ? AND key = ?"
+STAMP = "SELECT stamp FROM tidings_row WHERE tbl = ? AND key = ?"
+PUT = """INSERT INTO tidings_row (tbl, key, value, stamp) VALUES (?, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET value = excluded.value, stamp = excluded.stamp"""
+DELETE = "DELETE FROM tidings_row WHERE tbl = ? AND key = ?"
+
+ABSENT = 0
+Key = tuple[str, str]
+Resource = Callable[[Any], AbstractContextManager[Any]]
+
+
+class SqliteTx:
+    """See Tx. `reads` are the stamps that must still hold, `writes` the encoded rows (None for a deleted one)."""
+
+    __slots__ = ("_store", "ended", "reads", "stamp", "writes")
+
+    def __init__(self, store: SqliteStore) -> None:
+        self._store = store
+        self.reads: dict[Key, int] = {}
+        self.writes: dict[Key, bytes | None] = {}
+        self.stamp = 0
+        self.ended = False
+
+    async def get(self, table: Table[Any], key: str, default: Any = None) -> Any:
+        """See Tx.get."""
+        self._check()
+        at = (table.name, key)
+        if at in self.writes:
+            value = self.writes[at]
+        else:
+            value, stamp = self._store.look(at)
+            self.reads.setdefault(at, stamp)
+        return default if value is None else msgspec.msgpack.decode(value, type=table.type)
+
+    def put(self, table: Table[Any], key: str, value: Any) -> None:
+        """See Tx.put. Raises InvalidEvent where the value does not fit the table's type."""
+        self._check()
+        try:
+            encoded = msgspec.msgpack.encode(value)
+            msgspec.msgpack.decode(encoded, type=table.type)
+        except (msgspec.MsgspecError, TypeError, ValueError) as error:
+            raise InvalidEvent(f"the row {key!r} does not fit table {table.name!r}: {error}") from error
+        self.writes[(table.name, key)] = encoded
+
+    def delete(self, table: Table[Any], key: str) -> None:
+        """See Tx.delete."""
+        self._check()
+        self.writes[(table.name, key)] = None
+
+    def _check(self) -> None:
+        if self.ended:
+            raise NotInTransaction("this Tx belongs to an event that is settled; use it inside its handler only")
+
+
+class SqliteUnit:
+    """See Unit."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        self._store = store
+        self._steps: list[Callable[[Connection], Any]] = []
+        self._after: list[Callable[[], None]] = []
+        self._txs: list[SqliteTx] = []
+        self.conflicts: Sequence[SqliteTx] = ()
+
+    def add(self, step: Callable[[Connection], Any]) -> None:
+        """See Unit.add."""
+        self._steps.append(step)
+
+    def after(self, done: Callable[[], None]) -> None:
+        """See Unit.after."""
+        self._after.append(done)
+
+    def join(self, txs: Sequence[SqliteTx]) -> None:
+        """See Unit.join."""
+        self._txs = [tx for tx in txs if tx.reads or tx.writes]
+        if self._txs:
+            self._steps.insert(0, self._apply)
+
+    async def commit(self) -> None:
+        """See Unit.commit."""
+        try:
+            await self._store.writer.run(self._run)
+        except Conflict:
+            for tx in self.conflicts:
+                self._store.discard(tx)
+            raise
+        for tx in self._txs:
+            self._store.discard(tx)
+        for done in self._after:
+            done()
+
+    def _run(self, connection: Connection) -> None:
+        for step in self._steps:
+            step(connection)
+
+    def _apply(self, connection: Connection) -> None:
+        stamps: dict[Key, int] = {}
+        rows: dict[Key, tuple[bytes | None, int]] = {}
+        conflicts = []
+        for tx in self._txs:
+            for at, stamp in tx.reads.items():
+                if at not in stamps:
+                    row = connection.execute(STAMP, at).fetchone()
+                    stamps[at] = ABSENT if row is None else row[0]
+                if stamps[at] != stamp:
+                    conflicts.append(tx)
+                    break
+            else:
+                for at, value in tx.writes.items():
+                    stamps[at] = ABSENT if value is None else tx.stamp
+                    rows[at] = (value, tx.stamp)
+        if conflicts:
+            self.conflicts = conflicts
+            raise Conflict(f"{len(conflicts)} transactions have read rows that another process has changed")
+        connection.executemany(PUT, [(*at, value, stamp) for at, (value, stamp) in rows.items() if value is not None])
+        connection.executemany(DELETE, [at for at, (value, _) in rows.items() if value is None])
+
+
+class SqliteStore:
+    """The store in the file that a broker or it alone has open. `writer` is the broker's, so that one commit holds both."""
+
+    def __init__(self, database: Database, writer: Callable[[], Writer]) -> None:
+        self.database = database
+        self._find_writer = writer
+        self._ahead: dict[Key, tuple[bytes | None, int, SqliteTx]] = {}
+        self._stamps = itertools.count(random.getrandbits(62))
+        self._reader: Connection | None = None
+
+    @property
+    def writer(self) -> Writer:
+        """The group-commit writer of this process."""
+        return self._find_writer()
+
+    async def open(self) -> None:
+        """See Store.open."""
+        if self._reader is not None:
+            return
+        self.database.open()
+        try:
+            self._reader = self.database.connect()
+            self._reader.executescript(SCHEMA)
+        except sqlite3.Error as error:
+            self.database.close()
+            raise named(error, self.database.path) from error
+
+    async def close(self) -> None:
+        """See Store.close."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+            self.database.close()
+
+    def resource(self, kind: type) -> Resource | None:
+        """See Store.resource: sqlite3.Connection, and SQLAlchemy's Session where the extra is installed."""
+        if kind is sqlite3.Connection:
+            return _lend
+        if kind.__module__.startswith("sqlalchemy.orm") and kind.__name__ == "Session":
+            return _session
+        return None
+
+    def begin(self) -> SqliteTx:
+        """See Store.begin."""
+        return SqliteTx(self)
+
+    def unit(self) -> SqliteUnit:
+        """See Store.unit."""
+        return SqliteUnit(self)
+
+    def look(self, at: Key) -> tuple[bytes | None, int]:
+        """A row as the next transaction sees it, and its stamp."""
+        if (ahead := self._ahead.get(at)) is not None:
+            return ahead[0], ABSENT if ahead[0] is None else ahead[1]
+        if self._reader is None:
+            raise Closed("the store is not open")
+        try:
+            row = self._reader.execute(GET, at).fetchone()
+        except sqlite3.Error as error:
+            raise named(error, self.database.path) from error
+        return (None, ABSENT) if row is None else row
+
+    def finish(self, tx: SqliteTx) -> bool:
+        """See Store.finish."""
+        for at, stamp in tx.reads.items():
+            if at in self._ahead and self.look(at)[1] != stamp:
+                return False
+        tx.ended = True
+        if tx.writes:
+            tx.stamp = next(self._stamps)
+            for at, value in tx.writes.items():
+                self._ahead[at] = (value, tx.stamp, tx)
+        return True
+
+    def discard(self, tx: SqliteTx) -> None:
+        """See Store.discard; also called when it is committed, because then the file holds it."""
+        tx.ended = True
+        for at in tx.writes:
+            if (ahead := self._ahead.get(at)) is not None and ahead[2] is tx:
+                del self._ahead[at]
+
+
+@contextlib.contextmanager
+def _lend(connection: Connection) -> Generator[Connection]:
+    """The transaction's own connection, which the handler cannot commit."""
+    connection.lent = True
+    try:
+        yield connection
+    finally:
+        connection.lent = False
+
+
+@contextlib.contextmanager
+def _session(connection: Connection) -> Generator[Any]:
+    """A SQLAlchemy session on the transaction's connection; its own commits are savepoints."""
+    from sqlalchemy import create_engine
+    from sqlalchemy.orm import Session
+    from sqlalchemy.pool import StaticPool
+
+    with _lend(connection):
+        engine = create_engine("sqlite://", creator=lambda: connection, poolclass=StaticPool, pool_reset_on_return=None)
+        bound = engine.connect()
+        bound.begin()
+        with Session(bind=bound, join_transaction_mode="create_savepoint") as session:
+            yield session
+            session.commit()

@@ -1,0 +1,389 @@
+"""The only loop: fetch, handle, settle.
+
+One worker runs one handler. Its feeder fetches what there is room for and deals it to the lanes by key, so that a key
+stays in order while others go on beside it. Its settler takes whatever the lanes have finished since the last commit
+and commits it at once: state, messages and acknowledgement, all or nothing. Its guard interrupts what takes too long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from tidings import dead
+from tidings.broker import Broker, Delivery, Subscription
+from tidings.clock import Clock
+from tidings.codec import Codec, Reader
+from tidings.errors import Closed, Conflict, Fenced, HandlerTimeout, StorageBroken, StorageError
+from tidings.handler import Bound, Mode
+from tidings.lane import STORAGE_PAUSE, Lane, LoopLane, LoopListLane, Outcome, ThreadLane, TransactionLane, about
+from tidings.meter import Meter
+from tidings.middleware import Middleware, chain
+from tidings.store import Store
+
+log = logging.getLogger("tidings")
+
+MOST = 512
+LEAST = 2
+SLOW = 1.0
+FETCH_WAIT = 5.0
+
+
+class Worker:
+    """Runs one handler until it is drained."""
+
+    def __init__(
+        self, bound: Bound, *, broker: Broker, store: Store, codec: Codec, clock: Clock, middleware: Sequence[Middleware] = ()
+    ) -> None:  # fmt: skip
+        self.bound = bound
+        self.store = store
+        self.codec = codec
+        self.clock = clock
+        self.meter = Meter()
+        self.reader = Reader(bound.types)
+        self.call = chain(middleware, bound.call)
+        self.threads = ThreadPoolExecutor(bound.concurrency, bound.name) if bound.mode is Mode.THREAD else None
+        self.lanes = [_lane(self) for _ in range(bound.concurrency)]
+        self.stuck: Delivery | None = None
+        self._broker = broker
+        self._subscription: Subscription | None = None
+        self._finished: list[Outcome] = []
+        self._have = asyncio.Event()
+        self._room = asyncio.Event()
+        self._running = asyncio.Event()
+        self._running.set()
+        self._stopping = False
+        self._capacity = max(2 * bound.concurrency, LEAST)
+        self._dealt = 0
+        self._spread = 0
+        self._settling = 0
+        self._tokens = 1.0
+        self._filled = clock.monotonic()
+
+    async def open(self) -> None:
+        """Join the group. What is published from here on is heard."""
+        topics = [*self.bound.topics, dead.replay_topic_of(self.bound.name)]
+        for topic in self.bound.topics:
+            await self._broker.declare(topic, [self.bound.name], self.bound.options.start)
+        await dead.declare(self._broker, self.bound.name)
+        self._subscription = await self._broker.subscribe(topics, self.bound.name, self.bound.options.start)
+
+    async def run(self) -> None:
+        """Work until `drain`. Raises what killed one of its tasks."""
+        self.meter.progress = self.clock.monotonic()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for lane in self.lanes:
+                    lane.task = group.create_task(lane.work(), name=f"{self.bound.name} lane")
+                others = [group.create_task(run(), name=f"{self.bound.name} {run.__name__}")
+                          for run in (self._feed, self._settle_finished, self._watch)]  # fmt: skip
+                self._tasks = [*others, *(lane.task for lane in self.lanes if lane.task)]
+        except* asyncio.CancelledError:
+            raise
+        finally:
+            if self.threads is not None:
+                self.threads.shutdown(wait=False, cancel_futures=True)
+
+    async def drain(self, grace: float) -> bool:
+        """Fetch no more, wait at most `grace` seconds for what is being handled, settle it, hand back the rest.
+
+        True where nothing had to be given up. What is given up is not acknowledged: it is lent again.
+        """
+        self._stopping = True
+        self._room.set()
+        self._running.set()
+        until = self.clock.monotonic() + grace
+        while self._busy and (left := until - self.clock.monotonic()) > 0:
+            self._room.clear()
+            await self.clock.wait(self._room, min(left, 0.05))
+        clean = not self._busy
+        for task in self._tasks:
+            task.cancel()
+        if self._subscription is not None:
+            await self._subscription.close()
+        return clean
+
+    @property
+    def _busy(self) -> bool:
+        return bool(self._finished or self._settling) or any(lane.current is not None for lane in self.lanes)
+
+    def pause(self) -> None:
+        """Fetch no more until `resume`; the group keeps its position."""
+        self._running.clear()
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self._running.set()
+        self.meter.progress = self.clock.monotonic()
+
+    @property
+    def paused(self) -> bool:
+        """Whether it was paused."""
+        return not self._running.is_set()
+
+    # -- fetch
+
+    async def _feed(self) -> None:
+        assert self._subscription is not None
+        while not self._stopping:
+            await self._running.wait()
+            room = min(self._capacity - self.meter.in_flight, MOST)
+            if room <= 0:
+                self._room.clear()
+                await self._room.wait()
+                continue
+            room = min(room, await self._allowed())
+            try:
+                deliveries = await self._subscription.fetch(room, FETCH_WAIT)
+            except Fenced as fenced:
+                self._reset(fenced)
+                continue
+            except Closed:
+                if self._stopping:
+                    return
+                raise
+            except StorageBroken:
+                raise
+            except StorageError as error:
+                log.warning("%s cannot fetch: %s", self.bound.name, error)
+                await self.clock.sleep(STORAGE_PAUSE)
+                continue
+            if self._stopping:
+                return
+            if deliveries:
+                self._spend(len(deliveries))
+                self._deal(deliveries)
+                await self.clock.sleep(0)
+
+    def _deal(self, deliveries: Sequence[Delivery]) -> None:
+        """Give each lane what is of its keys."""
+        if not self.meter.in_flight:
+            self.meter.progress = self.clock.monotonic()
+        self.meter.in_flight += len(deliveries)
+        lanes, count = self.lanes, len(self.lanes)
+        if count == 1:
+            lanes[0].queue.extend(deliveries)
+            lanes[0].wake.set()
+            return
+        for delivery in deliveries:
+            key = delivery.record.key
+            if key is None:
+                self._spread += 1
+                lane = lanes[self._spread % count]
+            else:
+                lane = lanes[hash(key) % count]
+            lane.queue.append(delivery)
+        for lane in lanes:
+            if lane.queue:
+                lane.wake.set()
+
+    async def _allowed(self) -> int:
+        """How many the rate limit allows just now, at least 1 after a wait."""
+        rate = self.bound.options.rate
+        if rate is None:
+            return MOST
+        now = self.clock.monotonic()
+        self._tokens = min(self._tokens + (now - self._filled) * rate, max(rate, 1.0))
+        self._filled = now
+        if self._tokens < 1:
+            await self.clock.sleep((1 - self._tokens) / rate)
+            return await self._allowed()
+        return int(self._tokens)
+
+    def _spend(self, count: int) -> None:
+        if self.bound.options.rate is not None:
+            self._tokens -= count
+
+    def _adapt(self, seconds: float) -> None:
+        """Lend no more than is handled in about a second, so that little is in doubt when the process dies."""
+        least = max(2 * self.bound.concurrency, LEAST)
+        if seconds > SLOW:
+            self._capacity = max(self._capacity // 2, least)
+        elif seconds < SLOW / 10:
+            self._capacity = min(self._capacity * 2, max(2 * MOST, least))
+
+    # -- settle
+
+    def finished(self, outcomes: Sequence[Outcome]) -> None:
+        """A lane has handled these."""
+        self._finished += outcomes
+        self._have.set()
+
+    def dropped(self, count: int) -> None:
+        """These are no longer this worker's: handed back, or withdrawn by the broker."""
+        self.meter.in_flight -= count
+        self._room.set()
+
+    async def _settle_finished(self) -> None:
+        began = self.clock.monotonic()
+        while True:
+            if not self._finished:
+                self._have.clear()
+                await self._have.wait()
+            batch, self._finished = self._finished, []
+            self._settling = len(batch)
+            await self._commit(batch)
+            self._settling = 0
+            now = self.clock.monotonic()
+            self._adapt(now - began)
+            began = now
+
+    async def _commit(self, batch: list[Outcome]) -> None:
+        """Settle these, however long the storage takes; what conflicts is handled again."""
+        while batch:
+            try:
+                await self._commit_once(batch)
+            except Conflict as conflict:
+                batch = self._rerun(batch, conflict)
+            except Fenced as fenced:
+                self._discard(batch)
+                self._reset(fenced)
+                return
+            except StorageBroken:
+                raise
+            except StorageError as error:
+                log.warning("%s waits for its database: %s", self.bound.name, error)
+                await self.clock.sleep(STORAGE_PAUSE)
+            else:
+                self._settled([outcome.delivery for outcome in batch])
+                return
+
+    async def _commit_once(self, batch: Sequence[Outcome]) -> None:
+        assert self._subscription is not None
+        unit = self.store.unit()
+        txs = [outcome.tx for outcome in batch if outcome.tx is not None]
+        records = [record for outcome in batch for record in outcome.records]
+        if txs:
+            unit.join(txs)
+        if records:
+            await self._broker.publish(records, tx=unit)
+        await self._subscription.ack([outcome.delivery for outcome in batch], tx=unit)
+        try:
+            await unit.commit()
+        except Conflict as conflict:
+            conflict.args = (*conflict.args, {id(tx) for tx in unit.conflicts})
+            raise
+
+    async def settle(self, run: Callable[[Any], None], done: list[Outcome]) -> None:
+        """Run a chunk in the transaction that settles it: `run` fills `done` there. Raises what the commit raised."""
+        assert self._subscription is not None
+        unit = self.store.unit()
+        records: list[Any] = []
+        deliveries: list[Delivery] = []
+
+        def handle(connection: Any) -> None:
+            done.clear()
+            run(connection)
+            records[:] = [record for outcome in done for record in outcome.records]
+            deliveries[:] = [outcome.delivery for outcome in done]
+
+        unit.add(handle)
+        await self._broker.publish(records, tx=unit)
+        await self._subscription.ack(deliveries, tx=unit)
+        await unit.commit()
+        self._settled(deliveries)
+
+    def _settled(self, deliveries: Sequence[Delivery]) -> None:
+        now = self.clock.now()
+        observe = self.meter.latency.observe
+        for delivery in deliveries:
+            observe(now - delivery.record.time)
+        self.meter.handled += len(deliveries)
+        self.meter.progress = self.clock.monotonic()
+        self.dropped(len(deliveries))
+
+    async def hand_back(self, deliveries: Sequence[Delivery], delay: float) -> None:
+        """Nack, however long the storage takes."""
+        assert self._subscription is not None
+        while True:
+            try:
+                await self._subscription.nack(deliveries, delay)
+            except (Fenced, Closed):
+                return
+            except StorageBroken:
+                raise
+            except StorageError as error:
+                log.warning("%s waits for its database: %s", self.bound.name, error)
+                await self.clock.sleep(STORAGE_PAUSE)
+            else:
+                self.meter.progress = self.clock.monotonic()
+                return
+
+    def _rerun(self, batch: Sequence[Outcome], conflict: Conflict) -> list[Outcome]:
+        """Another process has changed what some have read: handle them again, and what came after them of their keys."""
+        conflicting: set[int] = conflict.args[-1]
+        keys: set[str | None] = set()
+        keep: list[Outcome] = []
+        again: list[Outcome] = []
+        for outcome in (*batch, *self._finished):
+            key = outcome.delivery.record.key
+            if id(outcome.tx) in conflicting or (key is not None and key in keys):
+                keys.add(key)
+                again.append(outcome)
+            else:
+                keep.append(outcome)
+        self._discard(again)
+        later = {id(outcome) for outcome in self._finished}
+        self._finished = [outcome for outcome in keep if id(outcome) in later]
+        for outcome in reversed(again):
+            lane = self._lane_of(outcome.delivery)
+            lane.handle_again(outcome.delivery)
+        return [outcome for outcome in keep if id(outcome) not in later]
+
+    def _lane_of(self, delivery: Delivery) -> Lane:
+        key = delivery.record.key
+        return self.lanes[0 if key is None else hash(key) % len(self.lanes)]
+
+    def _discard(self, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            if outcome.tx is not None:
+                self.store.discard(outcome.tx)
+
+    def _reset(self, fenced: Fenced) -> None:
+        """The lease was lost: nothing that was lent is ours any more."""
+        log.warning("%s: %s", self.bound.name, fenced)
+        self._discard(self._finished)
+        for lane in self.lanes:
+            lane.queue.clear()
+            lane.interrupt(fenced)
+        self._finished = []
+        self.meter.in_flight = sum(lane.current is not None for lane in self.lanes)
+        self._room.set()
+
+    # -- watch
+
+    async def _watch(self) -> None:
+        """One timer for all lanes: interrupt what is over its time limit."""
+        limit = self.bound.options.timeout
+        while True:
+            await self.clock.sleep(1.0 if limit is None else min(max(limit / 4, 0.01), 1.0))
+            if limit is None:
+                continue
+            now = self.clock.monotonic()
+            for lane in self.lanes:
+                delivery = lane.current
+                if delivery is not None and now - lane.started > limit:
+                    self._overdue(lane, delivery, limit)
+
+    def _overdue(self, lane: Lane, delivery: Delivery, limit: float) -> None:
+        if self.bound.mode is Mode.LOOP:
+            lane.interrupt(HandlerTimeout(f"{self.bound.name} took longer than its {limit:g} s"))
+        elif self.stuck is not delivery:
+            self.stuck = delivery  # a thread cannot be stopped: say so, and let the watchdog decide
+            log.error(
+                "%s hangs in a thread for more than %g s",
+                self.bound.name,
+                limit,
+                extra=about(delivery, self.bound.name),
+            )
+
+
+def _lane(worker: Worker) -> Lane:
+    if worker.bound.mode is Mode.TRANSACTION:
+        return TransactionLane(worker)
+    if worker.bound.mode is Mode.THREAD:
+        return ThreadLane(worker)
+    return LoopListLane(worker) if worker.bound.takes_list else LoopLane(worker)

@@ -10,7 +10,20 @@ SOURCE = Path(__file__).parents[1] / "src"
 LAYERS = [
     {"errors", "message", "broker", "store", "clock"},  # words and ports
     {"codec", "schema"},  # wire
-    {"handler", "retry", "middleware", "meter", "dead", "lane", "worker", "outbox", "inbox", "parking", "mail"},  # engine
+    {
+        "handler",
+        "retry",
+        "middleware",
+        "meter",
+        "dead",
+        "lane",
+        "chunk",
+        "worker",
+        "outbox",
+        "inbox",
+        "parking",
+        "mail",
+    },  # engine
     {"saga", "view", "aggregate", "stream", "schedule"},  # patterns: each sees the engine and not the others
     {"app", "connect", "config", "runtime"},  # application
     {"tidings"},  # the public names
@@ -20,7 +33,7 @@ UPTO = list(accumulate(LAYERS, set.union))
 MAY_IMPORT = (
     {name: seen for layer, seen in zip(LAYERS, UPTO, strict=True) for name in layer}
     | {pattern: UPTO[2] | {pattern} for pattern in LAYERS[3]}
-    | {"connect": UPTO[4] | {"brokers", "stores"}}
+    | {"connect": UPTO[4] | {"brokers", "stores", "embedded"}}
     | {"brokers": UPTO[0], "stores": UPTO[0], "embedded": UPTO[0] | {"embedded"}}
     | dict.fromkeys(["brokers.sqlite", "stores.sqlite"], UPTO[0] | {"embedded"})
     | dict.fromkeys(EDGES, UPTO[5] | EDGES)

@@ -48,7 +48,7 @@ class App:
         self.workers: list[Worker] = []
         self.connection: Connection | None = None
         self.config: Config | None = None
-        self.settings = {"broker": broker, **settings}
+        self.settings: dict[str, Any] = {"broker": broker, **settings}
         self._middleware: list[Middleware] = []
         self._providers: list[tuple[type, Any]] = []
         self._resources = contextlib.AsyncExitStack()
@@ -83,7 +83,7 @@ class App:
         checked = options(retry=retry, concurrency=concurrency, timeout=timeout, rate=rate, batch=batch, start=start)
 
         def register(function: F) -> F:
-            own = name or getattr(function, "__name__", "")
+            own = name or str(getattr(function, "__name__", ""))
             if not own.isidentifier():
                 raise HandlerDefinitionError(f"{self.name}: {function!r} needs name=.")
             full = f"{self.name}.{own}"
@@ -112,7 +112,7 @@ class App:
         self._providers.append((kind, value))
 
     def middleware(self, layer: Middleware) -> Middleware:
-        """Run `async (delivery, call_next) -> outcome` around every event of this app, the first registered outermost."""
+        """Run `async (delivery, call_next) -> outcome` around every event, the first registered outermost."""
         self._middleware.append(layer)
         return layer
 
@@ -177,7 +177,7 @@ class App:
         return await made if inspect.isawaitable(made) else made
 
     @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[Self]:
+    async def running(self) -> AsyncGenerator[Self]:
         """Open the app and run its handlers while the block lasts; then drain them within the grace time."""
         async with self, asyncio.TaskGroup() as group:
             workers = await self.start()
@@ -225,7 +225,7 @@ class App:
         await self.connection.broker.publish([codec.encode(event, cause, id=id, due=due) for event in events])
 
     @contextlib.asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Transaction]:
+    async def transaction(self) -> AsyncGenerator[Transaction]:
         """Write Tables and publish in one commit, outside a handler; nothing is kept where the block raises.
 
         Raises Conflict when it ends and a row that it read has been changed meanwhile: run the block again.

@@ -67,7 +67,7 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
 
 
 class Lag(msgspec.Struct, frozen=True):
-    """How far a group is behind: records not yet acknowledged, and the age of the oldest in seconds. Unknown is None."""
+    """How far a group is behind: records not acknowledged, and the age of the oldest in seconds. Unknown is None."""
 
     waiting: int | None
     oldest: float | None
@@ -89,7 +89,7 @@ class Subscription(Protocol):
     async def ack(self, deliveries: Sequence[Delivery], tx: Unit | None = None) -> None:
         """On return these are never lent to this group again. Any order; twice is harmless.
 
-        With `tx` it happens when that commits, and the sequence is read then. Raises Fenced (then all of `tx` is undone).
+        With `tx` it happens when that commits, and the sequence is read then. Raises Fenced: all of `tx` is undone.
         """
         ...
 

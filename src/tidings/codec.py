@@ -99,7 +99,7 @@ class Codec:
         headers = wire.headers if cause is None and self._trace is None else self._headers(wire, cause)
         return Record(contract.topic, body, key, contract.name, id or self._clock.id(), self._clock.now(), headers, due)
 
-    def _register(self, cls: type[Any]) -> Wire:
+    def _register(self, cls: Any) -> Wire:
         if not isinstance(cls, type) or not issubclass(cls, Message):
             raise InvalidEvent(f"{cls.__module__}.{cls.__qualname__} is not an Event: derive it from tidings.Event.")
         return self.register(cls)
@@ -121,8 +121,12 @@ class Reader:
     """Decodes the records of one handler's types."""
 
     def __init__(self, types: Mapping[str, type]) -> None:
-        self._json = {name: msgspec.json.Decoder(cls).decode for name, cls in types.items()}
-        self._msgpack = {name: msgspec.msgpack.Decoder(cls).decode for name, cls in types.items()}
+        self._json: dict[str, Callable[[bytes], Any]] = {
+            name: msgspec.json.Decoder(cls).decode for name, cls in types.items()
+        }
+        self._msgpack: dict[str, Callable[[bytes], Any]] = {
+            name: msgspec.msgpack.Decoder(cls).decode for name, cls in types.items()
+        }
 
     def knows(self, name: str) -> bool:
         """Whether the handler asked for this type."""

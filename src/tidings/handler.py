@@ -96,7 +96,7 @@ class Bound(msgspec.Struct):
                 raise HandlerError(f"{self.name} returned {message!r}; a handler returns or yields events, or None.")
             if self.may_publish is not None and type(message) not in self.may_publish:
                 raise HandlerError(
-                    f"{self.name} published {type(message).__name__}, which its return annotation does not name; add it there."
+                    f"{self.name} published {type(message).__name__}, which its return annotation does not name."
                 )
         return typing.cast("Sequence[Message]", messages)
 

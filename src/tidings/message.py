@@ -40,7 +40,7 @@ class Contract(msgspec.Struct, frozen=True):
 class MessageMeta(msgspec.StructMeta):
     """Makes message classes: frozen, keyword-only Structs that carry their `Contract`."""
 
-    def __new__(  # noqa: PLR0913 - the class keywords are the public way to write a contract
+    def __new__(  # noqa: D102, PLR0913 - the class keywords are the public way to write a contract
         mcls,
         class_name: str,
         bases: tuple[type, ...],
@@ -65,7 +65,7 @@ def _contract(cls: Any, name: str | None, version: str, key: str | None, topic: 
     where = f"{cls.__module__}.{cls.__qualname__}"
     if name is None:
         raise EventDefinitionError(
-            f'{where} has no name. Write class {cls.__name__}(..., name="noun.verb"), or abstract=True for a common base.'
+            f'{where} has no name. Write class {cls.__name__}(..., name="noun.verb"), or abstract=True for a base.'
         )
     if not NAME.fullmatch(name):
         raise EventDefinitionError(f'{where}: the name {name!r} is not of the form "noun.verb" (a-z, 0-9, _ and -).')

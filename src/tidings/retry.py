@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -31,7 +32,7 @@ class Retry(msgspec.Struct, frozen=True):
         """Seconds until the next try after `attempt` tries have failed, or None to give up. `chance` is in [0, 1)."""
         if self.times is not None and attempt > self.times:
             return None
-        delay = min(self.first * self.factor ** min(attempt - 1, 64), self.most)
+        delay = min(self.first * math.pow(self.factor, min(attempt - 1, 64)), self.most)
         return delay * (1 + self.jitter * (2 * chance - 1))
 
     def pause(self, again: int, chance: float) -> float | None:
@@ -57,7 +58,7 @@ def policy(retry: Retry | Policy | None) -> Policy:
     if retry is None or isinstance(retry, Retry):
         retry = {Exception: retry or Retry()}
     for kind, rule in retry.items():
-        if not (isinstance(kind, type) and issubclass(kind, BaseException) and isinstance(rule, Retry)):
+        if not (_is_error(kind) and isinstance(rule, Retry)):
             raise HandlerDefinitionError(
                 f"retry= takes a Retry, or a mapping of exception types to Retry, not {kind!r}: {rule!r}"
             )
@@ -70,3 +71,7 @@ def rule_for(rules: Policy, error: BaseException) -> Retry:
         if kind in rules and not (kind is Exception and isinstance(error, HOPELESS)):
             return rules[kind]
     return Retry.NEVER if isinstance(error, HOPELESS) else Retry()
+
+
+def _is_error(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseException)

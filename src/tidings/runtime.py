@@ -92,7 +92,7 @@ async def serve(
     stop: asyncio.Event | None = None,
     **settings: Any,
 ) -> int:
-    """Run apps until SIGTERM or SIGINT (or `stop`); returns the exit code. `ready(runtime)` is awaited once all listen."""
+    """Run apps until SIGTERM, SIGINT or `stop`; returns the exit code. `ready(runtime)` is awaited when all listen."""
     stop = stop or asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):

@@ -78,7 +78,7 @@ class Store(Protocol):
     """A connection to a store. Safe for the tasks of one event loop."""
 
     def resource(self, kind: type) -> Callable[[Any], AbstractContextManager[Any]] | None:
-        """How to make what a `def` handler asks for by type from the transaction's connection; None for an unknown type."""
+        """Makes what a `def` handler asks for by type from the transaction's connection; None where it cannot."""
         ...
 
     async def open(self) -> None:

@@ -15,11 +15,12 @@ from typing import Any
 
 from tidings import dead
 from tidings.broker import Broker, Delivery, Subscription
+from tidings.chunk import LoopListLane, ThreadLane, TransactionLane
 from tidings.clock import Clock
 from tidings.codec import Codec, Reader
 from tidings.errors import Closed, Conflict, Fenced, HandlerTimeout, StorageBroken, StorageError
 from tidings.handler import Bound, Mode
-from tidings.lane import STORAGE_PAUSE, Lane, LoopLane, LoopListLane, Outcome, ThreadLane, TransactionLane, about
+from tidings.lane import STORAGE_PAUSE, Lane, LoopLane, Outcome, about
 from tidings.meter import Meter
 from tidings.middleware import Middleware, chain
 from tidings.store import Store
@@ -36,7 +37,8 @@ class Worker:
     """Runs one handler until it is drained."""
 
     def __init__(
-        self, bound: Bound, *, broker: Broker, store: Store, codec: Codec, clock: Clock, middleware: Sequence[Middleware] = ()
+        self, bound: Bound, *, broker: Broker, store: Store, codec: Codec, clock: Clock,
+        middleware: Sequence[Middleware] = (),
     ) -> None:  # fmt: skip
         self.bound = bound
         self.store = store
@@ -313,7 +315,7 @@ class Worker:
                 return
 
     def _rerun(self, batch: Sequence[Outcome], conflict: Conflict) -> list[Outcome]:
-        """Another process has changed what some have read: handle them again, and what came after them of their keys."""
+        """Another process has changed what some have read: handle them and what came after of their keys again."""
         conflicting: set[int] = conflict.args[-1]
         keys: set[str | None] = set()
         keep: list[Outcome] = []

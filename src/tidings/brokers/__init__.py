@@ -1,0 +1,1 @@
+"""Brokers, one file each; `tidings.connect` imports them when a URL asks for one."""

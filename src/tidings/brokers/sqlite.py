@@ -13,13 +13,14 @@ import logging
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from tidings.broker import Delivery, Feature, Lag, Record, Start
 from tidings.clock import Clock
-from tidings.embedded import membership
+from tidings.embedded import backlog, membership
 from tidings.embedded.database import Connection, Database, named
 from tidings.embedded.group import FETCH, Feed, Group
 from tidings.embedded.membership import PARTS, Lent, Process
@@ -57,16 +58,17 @@ APPEND = """INSERT OR IGNORE INTO tidings_log (topic, part, id, type, key, time,
 POSTPONE = """INSERT OR IGNORE INTO tidings_delay (due, topic, part, id, type, key, time, headers, body)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 MOVE_DUE = """INSERT OR IGNORE INTO tidings_log (topic, part, id, type, key, time, headers, body)
-    SELECT topic, part, id, type, key, time, headers, body FROM tidings_delay WHERE due <= ? ORDER BY due, seq LIMIT 500"""
-DROP_DUE = (
-    "DELETE FROM tidings_delay WHERE seq IN (SELECT seq FROM tidings_delay WHERE due <= ? ORDER BY due, seq LIMIT 500)"
-)
+    SELECT topic, part, id, type, key, time, headers, body FROM tidings_delay WHERE due <= ?
+    ORDER BY due, seq LIMIT 500"""
+DROP_DUE = """DELETE FROM tidings_delay WHERE seq IN (
+    SELECT seq FROM tidings_delay WHERE due <= ? ORDER BY due, seq LIMIT 500)"""
 NEXT_DUE = "SELECT min(due) FROM tidings_delay"
-BACKLOG = """SELECT count(*), min(l.time) FROM tidings_log l JOIN tidings_position p ON p.feed = :feed AND p.part = l.part
-    WHERE l.topic = :topic AND l.pos > :low AND l.pos <= :high AND l.pos > p.pos"""
-BEYOND = "SELECT count(*), min(pos) FROM tidings_log INDEXED BY tidings_log_topic WHERE topic = ? AND pos > ?"
-EXCEPTED = """SELECT count(*) FILTER (WHERE state != 0), count(*) FILTER (WHERE state = 0), min(pos) FILTER (WHERE state != 0)
-    FROM tidings_ack WHERE feed = ?"""
+GROUPS_OF = """SELECT g.name FROM tidings_feed f JOIN tidings_group g ON g.id = f.grp
+    JOIN tidings_topic t ON t.id = f.topic WHERE t.name = ?"""
+FEED_OF = """SELECT f.id, f.topic, f.grp FROM tidings_feed f JOIN tidings_topic t ON t.id = f.topic
+    JOIN tidings_group g ON g.id = f.grp WHERE t.name = ? AND g.name = ?"""
+FEEDS_OF = """SELECT f.id, f.topic, t.name FROM tidings_feed f JOIN tidings_topic t ON t.id = f.topic
+    WHERE f.grp = ?"""
 SLOWEST = """SELECT min(pos) FROM (SELECT min(p.pos) AS pos FROM tidings_position p JOIN tidings_feed f ON f.id = p.feed
         WHERE f.topic = :topic
     UNION ALL SELECT min(a.pos) - 1 FROM tidings_ack a JOIN tidings_feed f ON f.id = a.feed
@@ -95,7 +97,7 @@ class SqliteBroker:
         self.lease = lease
         self.keep = keep
         self.process = Process(clock.id())
-        self._topics: dict[str, int] = {}
+        self.topics: dict[str, int] = {}
         self._headers: tuple[Mapping[str, str], str] = ({}, "{}")
         self._header_text: tuple[str, Mapping[str, str]] = ("{}", {})
         self._groups: set[Group] = set()
@@ -134,8 +136,7 @@ class SqliteBroker:
         for group in list(self._groups):
             await group.close()
         self._open = False
-        for view in self._views:
-            view.wake.set()
+        self._wake_all()
         self._housekeeper.cancel()
         await asyncio.wait([self._housekeeper], timeout=BUSY_WAIT)
         await self.writer.close()
@@ -153,14 +154,18 @@ class SqliteBroker:
 
     async def run(self, step: Callable[[Connection], Any]) -> Any:
         """Run a step in the writer's next transaction."""
-        self._check()
+        self.check()
         return await self.writer.run(step)
 
-    def forget(self, group: Group) -> None:
-        """The group's member has left."""
-        self._groups.discard(group)
+    def forget(self, reader: Any) -> None:
+        """It is closed."""
+        if isinstance(reader, Group):
+            self._groups.discard(reader)
+        else:
+            self._views.discard(reader)
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raises Closed where the broker is not open."""
         if not self._open:
             raise Closed(f"the broker on {self.database.path} is not open")
 
@@ -168,10 +173,9 @@ class SqliteBroker:
 
     async def declare(self, topic: str, groups: Sequence[str], start: Start | float = Start.LATEST) -> None:
         """See Broker.declare."""
-        known = {row[0] for row in self.read("SELECT g.name FROM tidings_feed f JOIN tidings_group g ON g.id = f.grp "
-                                             "JOIN tidings_topic t ON t.id = f.topic WHERE t.name = ?", (topic,))}  # fmt: skip
-        if topic not in self._topics or not known.issuperset(groups):
-            self._topics[topic] = await self.run(lambda connection: self._declare(connection, topic, groups, start))
+        known = {name for (name,) in self.read(GROUPS_OF, (topic,))}
+        if topic not in self.topics or not known.issuperset(groups):
+            self.topics[topic] = await self.run(lambda connection: self._declare(connection, topic, groups, start))
 
     def _declare(self, connection: Connection, topic: str, groups: Sequence[str], start: Start | float) -> int:
         connection.execute("INSERT OR IGNORE INTO tidings_topic (name, keep_seconds) VALUES (?, ?)", (topic, self.keep))
@@ -192,12 +196,12 @@ class SqliteBroker:
 
     async def publish(self, records: Sequence[Record], tx: Unit | None = None) -> None:
         """See Broker.publish."""
-        self._check()
+        self.check()
         if tx is not None:
             tx.add(lambda connection: self._publish_in(connection, records))
             return
         for record in records:
-            if record.topic not in self._topics:
+            if record.topic not in self.topics:
                 await self.declare(record.topic, ())
         try:
             if any(record.due is not None for record in records):
@@ -214,8 +218,8 @@ class SqliteBroker:
         """In the writer's thread: topics may be new, and records may be delayed."""
         now = self.clock.now()
         for record in records:
-            if record.topic not in self._topics:
-                self._topics[record.topic] = self._declare(connection, record.topic, (), Start.LATEST)
+            if record.topic not in self.topics:
+                self.topics[record.topic] = self._declare(connection, record.topic, (), Start.LATEST)
         append(connection, [self._row(record) for record in records if record.due is None or record.due <= now])
         if later := [(record.due, *self._row(record)) for record in records if record.due and record.due > now]:
             connection.executemany(POSTPONE, later)
@@ -231,7 +235,7 @@ class SqliteBroker:
         if record.headers is not headers:
             text = msgspec.json.encode(record.headers).decode()
             self._headers = (record.headers, text)
-        return self._topics[record.topic], part, record.id, record.type, key, record.time, text, record.value
+        return self.topics[record.topic], part, record.id, record.type, key, record.time, text, record.value
 
     # -- consuming
 
@@ -239,17 +243,16 @@ class SqliteBroker:
         self, topics: Sequence[str], group: str | None, start: Start | float = Start.LATEST
     ) -> Group | View:
         """See Broker.subscribe."""
-        self._check()
+        self.check()
         for topic in topics:
             await self.declare(topic, () if group is None else (group,), start)
         if group is None:
-            cursors = {name: position(self._reader, self._topics[name], start) for name in topics}
+            cursors = {name: position(self._reader, self.topics[name], start) for name in topics}
             view = View(self, cursors)
             self._views.add(view)
             return view
         (group_id,) = self.read("SELECT id FROM tidings_group WHERE name = ?", (group,))[0]
-        feeds = self.read("SELECT f.id, f.topic, t.name FROM tidings_feed f JOIN tidings_topic t ON t.id = f.topic "
-                          "WHERE f.grp = ?", (group_id,))  # fmt: skip
+        feeds = self.read(FEEDS_OF, (group_id,))
         member = Group(self, group_id, group, [Feed(*feed) for feed in feeds if feed[2] in topics])
         self._groups.add(member)
         await member.join()
@@ -269,39 +272,21 @@ class SqliteBroker:
 
     async def lag(self, topic: str, group: str) -> Lag:
         """See Broker.lag. Counts in a thread of its own: a million waiting records take some tens of milliseconds."""
-        self._check()
+        self.check()
         return await asyncio.to_thread(self._lag, topic, group)
 
     def _lag(self, topic: str, group: str) -> Lag:
         connection = self.database.connect()
         try:
-            row = connection.execute(
-                "SELECT f.id, f.topic, min(p.pos), max(p.pos) FROM tidings_feed f JOIN tidings_position p ON p.feed = f.id "
-                "WHERE f.topic = (SELECT id FROM tidings_topic WHERE name = ?) "
-                "AND f.grp = (SELECT id FROM tidings_group WHERE name = ?)", (topic, group)).fetchone()  # fmt: skip
-            if row is None or row[0] is None:
-                return Lag(None, None)
-            feed, topic_id, low, high = row
-            behind, oldest = connection.execute(
-                BACKLOG, {"feed": feed, "topic": topic_id, "low": low, "high": high}
-            ).fetchone()
-            beyond, first = connection.execute(BEYOND, (topic_id, high)).fetchone()
-            excepted, done, oldest_excepted = connection.execute(EXCEPTED, (feed,)).fetchone()
-            times = [oldest, *(connection.execute("SELECT time FROM tidings_log WHERE pos = ?", (pos,)).fetchone()[0]
-                               for pos in (first, oldest_excepted) if pos is not None)]  # fmt: skip
+            return backlog.lag(connection, topic, group, self.clock.now())
         finally:
             connection.close()
-        waiting = behind + beyond + excepted - done
-        since = min((time for time in times if time is not None), default=None)
-        return Lag(waiting, max(self.clock.now() - since, 0.0) if waiting and since is not None else 0.0)
 
     async def seek(self, topic: str, group: str, to: Start | float) -> None:
         """See Broker.seek."""
 
         def move(connection: Connection) -> None:
-            row = connection.execute(
-                "SELECT f.id, f.topic, f.grp FROM tidings_feed f JOIN tidings_topic t ON t.id = f.topic "
-                "JOIN tidings_group g ON g.id = f.grp WHERE t.name = ? AND g.name = ?", (topic, group)).fetchone()  # fmt: skip
+            row = connection.execute(FEED_OF, (topic, group)).fetchone()
             if row is None:
                 raise BrokerError(f"There is no group {group} on topic {topic}; `tidings groups` lists them.")
             feed, topic_id, group_id = row
@@ -318,6 +303,12 @@ class SqliteBroker:
             member.wake.set()
 
     # -- housekeeping
+
+    def _wake_all(self) -> None:
+        for group in self._groups:
+            group.wake.set()
+        for view in self._views:
+            view.wake.set()
 
     def _heard(self) -> None:
         """Something was committed: wake those whose topics have grown."""
@@ -340,8 +331,7 @@ class SqliteBroker:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.critical("the housekeeping of %s died: %r; the broker is closed", self.database.path, error)
             self._open = False
-            for waiting in (*self._groups, *self._views):
-                waiting.wake.set()
+            self._wake_all()
 
     async def _housekeeping(self) -> None:
         """Renew leases, notice dead members and new ones, move what is due, apply retention."""
@@ -410,7 +400,7 @@ class SqliteBroker:
             values = {"topic": topic, "oldest": oldest, "slowest": oldest if slowest is None else slowest}
             removed = 1000 if oldest else 0
             while removed == 1000:
-                removed = await self.run(lambda connection, values=values: connection.execute(EXPIRED, values).rowcount)
+                removed = await self.run(partial(_expire, values=values))
 
     def _oldest_kept(self, topic: int, keep_seconds: float | None, keep_count: int | None) -> int:
         """The last position that may go: everything up to it is past both limits that are set."""
@@ -440,10 +430,10 @@ class View:
         while True:
             if self._closed:
                 raise Closed("the view is closed")
-            self._broker._check()
+            self._broker.check()
             self.wake.clear()
             for name, cursor in self._cursors.items():
-                rows = self._broker.read(FETCH.format(parts=""), (self._broker._topics[name], cursor, limit))
+                rows = self._broker.read(FETCH.format(parts=""), (self._broker.topics[name], cursor, limit))
                 if rows:
                     self._cursors[name] = rows[-1][0]
                     return self._broker.deliveries(name, rows)
@@ -463,8 +453,12 @@ class View:
     async def close(self) -> None:
         """See Subscription.close."""
         self._closed = True
-        self._broker._views.discard(self)
+        self._broker.forget(self)
         self.wake.set()
+
+
+def _expire(connection: Connection, values: Mapping[str, Any]) -> int:
+    return connection.execute(EXPIRED, values).rowcount
 
 
 def append(connection: Connection, rows: Iterable[Any]) -> None:

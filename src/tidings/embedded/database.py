@@ -100,7 +100,7 @@ class Database:
 
     @staticmethod
     def _temporary_path() -> Path:
-        shared_memory = Path("/dev/shm")
+        shared_memory = Path("/dev/shm")  # noqa: S108 - mkdtemp below makes a folder of our own in it
         parent = shared_memory if os.access(shared_memory, os.W_OK) else None
         return Path(tempfile.mkdtemp(prefix="tidings-", dir=parent)) / "tidings.db"
 
@@ -166,9 +166,7 @@ class Database:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if owner == APPLICATION_ID:
             if version > FORMAT:
-                raise StorageTooNew(
-                    f"{self.path} has format {version}; this tidings knows {FORMAT}. Update tidings, or use another file."
-                )
+                raise StorageTooNew(f"{self.path} has format {version}; this tidings knows {FORMAT}. Update tidings.")
         elif connection.execute("SELECT count(*) FROM sqlite_master").fetchone() != (0,):
             raise StorageForeign(
                 f"{self.path} is a SQLite database that tidings did not make. Choose another path; "

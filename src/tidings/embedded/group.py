@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -41,8 +41,8 @@ AGAIN = """INSERT INTO tidings_ack (feed, pos, part, state, tries, due, key) VAL
 HOLD_LATER = "UPDATE tidings_ack SET state = 2 WHERE feed = ? AND key = ? AND pos > ? AND state IN (1, 4)"
 FORGET = "DELETE FROM tidings_ack WHERE feed = ? AND pos = ?"
 FORGET_DONE = "DELETE FROM tidings_ack WHERE feed = ? AND state = 0 AND pos <= ?{parts}"
-RELEASE_NEXT = """UPDATE tidings_ack SET state = CASE WHEN tries > 0 THEN 4 ELSE 1 END, due = 0 WHERE feed = :feed AND state = 2
-    AND pos = (SELECT min(pos) FROM tidings_ack WHERE feed = :feed AND key = :key)"""
+RELEASE_NEXT = """UPDATE tidings_ack SET state = CASE WHEN tries > 0 THEN 4 ELSE 1 END, due = 0
+    WHERE feed = :feed AND state = 2 AND pos = (SELECT min(pos) FROM tidings_ack WHERE feed = :feed AND key = :key)"""
 HELD_KEYS = "SELECT DISTINCT key FROM tidings_ack WHERE feed = ? AND key IS NOT NULL AND state != 0{parts}"
 DONE_ABOVE = "SELECT pos FROM tidings_ack WHERE feed = ? AND state = 0{parts}"
 OWNS = "SELECT count(*) FROM tidings_part WHERE grp = ? AND owner = ?{parts}"
@@ -57,10 +57,21 @@ class Host(Protocol):
     lent: Lent
     process: Process
 
-    def read(self, sql: str, values: Sequence[Any] = ()) -> list[Any]: ...
-    async def run(self, step: Callable[[Connection], Any]) -> Any: ...
-    def deliveries(self, topic: str, rows: Sequence[Any], attempts: Sequence[int] | None = None) -> list[Delivery]: ...
-    def forget(self, group: Group) -> None: ...
+    def read(self, sql: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
+        """One short SELECT."""
+        ...
+
+    async def run(self, step: Callable[[Connection], Any]) -> Any:
+        """Run a step in the writer's next transaction."""
+        ...
+
+    def deliveries(self, topic: str, rows: Sequence[Any], attempts: Sequence[int] | None = None) -> list[Delivery]:
+        """Rows of the log as what is lent."""
+        ...
+
+    def forget(self, reader: Any) -> None:
+        """The member has left."""
+        ...
 
 
 class Mine(NamedTuple):

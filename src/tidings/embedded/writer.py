@@ -13,7 +13,7 @@ import queue
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -31,10 +31,11 @@ Step = Callable[[Connection], Any]
 class Insert(Protocol):
     """Writes rows in the open transaction."""
 
-    def __call__(self, connection: Connection, rows: Sequence[Any]) -> None: ...
+    def __call__(self, connection: Connection, rows: Sequence[Any]) -> None:
+        """Insert them."""
 
 
-# Texts of our own: a handler's "COMMIT" must be compiled, and so refused, rather than found among the cached statements.
+# Texts of our own: a handler's "COMMIT" must be compiled, and so refused, not found among the cached statements.
 BEGIN = "BEGIN IMMEDIATE -- tidings"
 COMMIT = "COMMIT -- tidings"
 ROLLBACK = "ROLLBACK -- tidings"
@@ -254,7 +255,7 @@ class Writer:
         connection.execute("RELEASE job")
 
     @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
+    def _turn(self) -> Generator[None]:
         if fcntl is None:
             yield
             return

@@ -1,0 +1,1 @@
+"""Stores, one file each; `tidings.connect` imports them when a URL asks for one."""

@@ -21,7 +21,7 @@ import msgspec
 from tidings.embedded.database import Connection, Database, named
 from tidings.embedded.writer import Writer
 from tidings.errors import Closed, Conflict, InvalidEvent, NotInTransaction
-from tidings.store import Table
+from tidings.store import Table, Tx, Unit
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS tidings_row (tbl TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL,
@@ -89,7 +89,7 @@ class SqliteUnit:
         self._steps: list[Callable[[Connection], Any]] = []
         self._after: list[Callable[[], None]] = []
         self._txs: list[SqliteTx] = []
-        self.conflicts: Sequence[SqliteTx] = ()
+        self.conflicts: Sequence[Tx] = ()
 
     def add(self, step: Callable[[Connection], Any]) -> None:
         """See Unit.add."""
@@ -99,7 +99,7 @@ class SqliteUnit:
         """See Unit.after."""
         self._after.append(done)
 
-    def join(self, txs: Sequence[SqliteTx]) -> None:
+    def join(self, txs: Sequence[Any]) -> None:
         """See Unit.join."""
         self._txs = [tx for tx in txs if tx.reads or tx.writes]
         if self._txs:
@@ -146,7 +146,7 @@ class SqliteUnit:
 
 
 class SqliteStore:
-    """The store in the file that a broker or it alone has open. `writer` is the broker's, so that one commit holds both."""
+    """The store in the broker's file. `writer` finds the broker's writer, so that one commit holds both."""
 
     def __init__(self, database: Database, writer: Callable[[], Writer]) -> None:
         self.database = database
@@ -187,11 +187,11 @@ class SqliteStore:
             return _session
         return None
 
-    def begin(self) -> SqliteTx:
+    def begin(self) -> Tx:
         """See Store.begin."""
         return SqliteTx(self)
 
-    def unit(self) -> SqliteUnit:
+    def unit(self) -> Unit:
         """See Store.unit."""
         return SqliteUnit(self)
 
@@ -207,7 +207,7 @@ class SqliteStore:
             raise named(error, self.database.path) from error
         return (None, ABSENT) if row is None else row
 
-    def finish(self, tx: SqliteTx) -> bool:
+    def finish(self, tx: Any) -> bool:
         """See Store.finish."""
         for at, stamp in tx.reads.items():
             if at in self._ahead and self.look(at)[1] != stamp:
@@ -219,7 +219,7 @@ class SqliteStore:
                 self._ahead[at] = (value, tx.stamp, tx)
         return True
 
-    def discard(self, tx: SqliteTx) -> None:
+    def discard(self, tx: Any) -> None:
         """See Store.discard; also called when it is committed, because then the file holds it."""
         tx.ended = True
         for at in tx.writes:
@@ -240,9 +240,9 @@ def _lend(connection: Connection) -> Generator[Connection]:
 @contextlib.contextmanager
 def _session(connection: Connection) -> Generator[Any]:
     """A SQLAlchemy session on the transaction's connection; its own commits are savepoints."""
-    from sqlalchemy import create_engine
-    from sqlalchemy.orm import Session
-    from sqlalchemy.pool import StaticPool
+    from sqlalchemy import create_engine  # noqa: PLC0415 - an extra, imported only where a handler asks for it
+    from sqlalchemy.orm import Session  # noqa: PLC0415
+    from sqlalchemy.pool import StaticPool  # noqa: PLC0415
 
     with _lend(connection):
         engine = create_engine("sqlite://", creator=lambda: connection, poolclass=StaticPool, pool_reset_on_return=None)

@@ -1,0 +1,252 @@
+"""Lanes for handlers that are given several events in one go: lists, and `def` handlers.
+
+A `def` handler runs in a thread, one hop a chunk. One that takes a database connection runs inside the transaction
+that settles the chunk, each event in a savepoint of its own. A chunk ends at its first failure: the events behind it
+are handled after the failed one has been tried again, handed back or buried.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tidings.broker import Delivery, Record
+from tidings.errors import (
+    AttemptsExhausted,
+    Conflict,
+    DecodeError,
+    Fenced,
+    ItemsFailed,
+    StorageBroken,
+    StorageError,
+    TransactionEnded,
+)
+from tidings.lane import STORAGE_PAUSE, Lane, Outcome, same_key
+from tidings.retry import rule_for
+from tidings.store import Tx
+
+log = logging.getLogger("tidings")
+
+CHUNK = 100
+HOLD = 0.025
+"""For how many seconds a chunk may hold the transaction before the rest waits for the next one."""
+
+Item = tuple[Delivery, Any]
+"""A delivery and what the handler is given for it."""
+
+
+class Chunk:
+    """A run of items, and what came of them. Whatever is in neither list was not reached."""
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        self.items = items
+        self.done: list[Outcome] = []
+        self.failures: list[tuple[Delivery, BaseException]] = []
+
+    @property
+    def left(self) -> list[Item]:
+        """What was not reached."""
+        settled = {outcome.delivery.receipt for outcome in self.done} | {
+            delivery.receipt for delivery, _ in self.failures
+        }
+        return [item for item in self.items if item[0].receipt not in settled]
+
+    def share(self, result: Sequence[Record], tx: Tx | None, failed: ItemsFailed | None = None) -> None:
+        """What one call for all items came to: the records belong to all of them."""
+        errors = {id(message): error for message, error in failed.errors} if failed else {}
+        self.failures = [(delivery, errors[id(message)]) for delivery, message in self.items if id(message) in errors]
+        done = [delivery for delivery, message in self.items if id(message) not in errors]
+        self.done = [Outcome(delivery, None, ()) for delivery in done]
+        if self.done:
+            self.done[-1] = Outcome(done[-1], tx, result)
+
+
+class ChunkLane(Lane):
+    """For handlers that are given several events in one go: lists, and `def` handlers."""
+
+    async def step(self) -> None:
+        """Handle the next chunk, and again what of it was not reached."""
+        items = await self._take()
+        tries: dict[int, int] = {}
+        while items:
+            chunk = Chunk(items)
+            self.started = self.desk.clock.monotonic()
+            try:
+                await self.run(chunk)
+            except asyncio.CancelledError as cancelled:
+                chunk.failures = [
+                    (delivery, problem) for problem in [self._interruption(cancelled)] for delivery, _ in items
+                ]
+            items = await self._after(chunk, tries)
+
+    async def run(self, chunk: Chunk) -> None:
+        """Handle the items and settle what is done."""
+        raise NotImplementedError
+
+    async def _take(self) -> list[Item]:
+        most = self.desk.bound.options.batch if self.desk.bound.takes_list else CHUNK
+        items: list[Item] = []
+        skipped: list[Outcome] = []
+        while self.queue and len(items) < most:
+            delivery = self.queue.popleft()
+            self.current = delivery
+            try:
+                if self.skips(delivery.record):
+                    self.desk.meter.skipped += 1
+                    skipped.append(Outcome(delivery, None, ()))
+                else:
+                    items.append((delivery, self.message(delivery)))
+            except (DecodeError, AttemptsExhausted) as error:
+                self.count_failure(error)
+                await self.failed(delivery, error)
+        self.desk.finished(skipped)
+        return items
+
+    async def _after(self, chunk: Chunk, tries: dict[int, int]) -> list[Item]:
+        """Deal with what failed; returns what is to be handled next."""
+        self.current, self.started = None, float("inf")
+        left = chunk.left
+        again: list[Item] = []
+        messages = {delivery.receipt: message for delivery, message in chunk.items}
+        for delivery, error in chunk.failures:
+            pause = self.pause_after(error, tries.get(delivery.receipt, 0))
+            if pause is not None:
+                tries[delivery.receipt] = tries.get(delivery.receipt, 0) + 1
+                await self.desk.clock.sleep(pause)
+                again.append((delivery, messages[delivery.receipt]))
+                continue
+            if rule_for(self.desk.bound.options.retry, error).delay(delivery.attempt, 0.5) is not None:
+                waiting = [item for item in left if same_key(item[0], delivery)]
+                self.desk.dropped(len(waiting))
+                left = [item for item in left if item not in waiting]
+            await self.failed(delivery, error)
+        return again + left
+
+    def call_each(self, chunk: Chunk, guard: Callable[[Callable[[], Any]], Any], connection: Any) -> None:
+        """In a thread: one after another, until one fails or the time to hold the transaction is over."""
+        desk = self.desk
+        until = desk.clock.monotonic() + HOLD if connection is not None else float("inf")
+        for delivery, message in chunk.items:
+            began = self.started = desk.clock.monotonic()
+            self.current = delivery
+            if began > until:
+                return
+            try:
+                result = guard(lambda d=delivery, m=message: desk.call(m, d, connection))  # type: ignore[misc]
+                chunk.done.append(Outcome(delivery, None, self.records(result, delivery)))
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is retried or buried
+                chunk.failures.append((delivery, error))
+                return
+            desk.meter.handling.observe(desk.clock.monotonic() - began)
+
+    def call_once(self, chunk: Chunk, guard: Callable[[Callable[[], Any]], Any], connection: Any) -> None:
+        """In a thread: one call for all items; where that fails as a whole, one for each, to find the bad one."""
+        began = self.desk.clock.monotonic()
+        last = chunk.items[-1][0]
+        try:
+            result = guard(lambda: self.desk.call([message for _, message in chunk.items], last, connection))
+            chunk.share(self.records(result, last), None)
+        except ItemsFailed as failed:
+            chunk.share((), None, failed)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is retried or buried
+            if len(chunk.items) == 1:
+                chunk.failures = [(last, error)]
+                return
+            for item in chunk.items:
+                single = Chunk([item])
+                self.call_once(single, guard, connection)
+                chunk.done += single.done
+                chunk.failures += single.failures
+        else:
+            self.desk.meter.handling.observe(self.desk.clock.monotonic() - began)
+
+
+class LoopListLane(ChunkLane):
+    """For `async def` handlers that take a list."""
+
+    async def run(self, chunk: Chunk) -> None:
+        """One call; where it fails as a whole, one for each."""
+        try:
+            await self._call(chunk)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - retried or buried
+            problem = self._interruption(error) if isinstance(error, asyncio.CancelledError) else error
+            if len(chunk.items) == 1 or isinstance(problem, Fenced):
+                chunk.failures = [(delivery, problem) for delivery, _ in chunk.items]
+                return
+            for item in chunk.items:
+                single = Chunk([item])
+                await self.run(single)
+                chunk.failures += single.failures
+                chunk.done += single.done
+
+    async def _call(self, chunk: Chunk) -> None:
+        desk, last = self.desk, chunk.items[-1][0]
+        self.current, self.started = last, desk.clock.monotonic()
+        tx = desk.store.begin() if desk.bound.wants_tx else None
+        try:
+            result = await desk.call([message for _, message in chunk.items], last, tx)
+            failed = None
+        except ItemsFailed as error:
+            result, failed = None, error
+        except BaseException:
+            if tx is not None:
+                desk.store.discard(tx)
+            raise
+        if tx is not None and not desk.store.finish(tx):
+            raise Conflict(f"{desk.bound.name}: rows that it read have changed meanwhile")
+        chunk.share(self.records(result, last), tx, failed)
+        desk.meter.handling.observe(desk.clock.monotonic() - self.started)
+        desk.finished(chunk.done)
+
+
+class ThreadLane(ChunkLane):
+    """For `def` handlers without a connection: a chunk in one thread hop."""
+
+    async def run(self, chunk: Chunk) -> None:
+        """Call the handler in a thread of the worker's own."""
+        call = self.call_once if self.desk.bound.takes_list else self.call_each
+        loop = asyncio.get_running_loop()
+        await asyncio.shield(loop.run_in_executor(self.desk.threads, call, chunk, lambda handle: handle(), None))
+        self.desk.finished(chunk.done)
+
+
+class TransactionLane(ChunkLane):
+    """For `def` handlers with a database connection: a chunk inside the transaction that settles it."""
+
+    async def run(self, chunk: Chunk) -> None:
+        """Call the handler in the writer's thread; effects, messages and acknowledgement are one commit."""
+        call = self.call_once if self.desk.bound.takes_list else self.call_each
+        while True:
+            chunk.done.clear()
+            chunk.failures.clear()
+            try:
+                await self.desk.settle(lambda c: call(chunk, lambda handle: _in_savepoint(c, handle), c), chunk.done)
+            except (StorageBroken, asyncio.CancelledError):
+                raise
+            except Fenced as fenced:
+                chunk.done.clear()
+                chunk.failures[:] = [(delivery, fenced) for delivery, _ in chunk.items]
+            except StorageError as error:
+                log.warning("%s waits for its database: %s", self.desk.bound.name, error)
+                await self.desk.clock.sleep(STORAGE_PAUSE)
+                continue
+            return
+
+
+def _in_savepoint(connection: Any, handle: Callable[[], Any]) -> Any:
+    connection.execute("SAVEPOINT event")
+    try:
+        result = handle()
+    except BaseException as error:
+        connection.execute("ROLLBACK TO event")
+        connection.execute("RELEASE event")
+        if connection.refused:
+            refused, connection.refused = connection.refused, ""
+            raise TransactionEnded(
+                f"{refused} in a handler would end the transaction that also holds the acknowledgement; leave it out."
+            ) from error
+        raise
+    connection.execute("RELEASE event")
+    return result

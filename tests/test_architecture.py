@@ -8,7 +8,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src"
 LAYERS = [
-    {"errors", "message", "broker", "store", "clock"},  # words and ports
+    {"errors", "message", "broker", "store", "clock", "failpoint"},  # words and ports
     {"codec", "schema"},  # wire
     {
         "handler",

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from tidings import dead
+from tidings import dead, failpoint
 from tidings.broker import Broker, Delivery, Subscription
 from tidings.chunk import LoopListLane, ThreadLane, TransactionLane
 from tidings.clock import Clock
@@ -101,6 +101,7 @@ class Worker:
         while self._busy and (left := until - self.clock.monotonic()) > 0:
             self._room.clear()
             await self.clock.wait(self._room, min(left, 0.05))
+        failpoint.hit("draining")
         clean = not self._busy
         for task in self._tasks:
             task.cancel()
@@ -156,6 +157,7 @@ class Worker:
             if self._stopping:
                 return
             if deliveries:
+                failpoint.hit("lent")
                 self._spend(len(deliveries))
                 self._deal(deliveries)
                 await self.clock.sleep(0)
@@ -211,6 +213,7 @@ class Worker:
 
     def finished(self, outcomes: Sequence[Outcome]) -> None:
         """A lane has handled these."""
+        failpoint.hit("handled")
         self._finished += outcomes
         self._have.set()
 
@@ -263,6 +266,7 @@ class Worker:
         if records:
             await self._broker.publish(records, tx=unit)
         await self._subscription.ack([outcome.delivery for outcome in batch], tx=unit)
+        failpoint.hit("settling")
         try:
             await unit.commit()
         except Conflict as conflict:

@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from tidings import failpoint
 from tidings.broker import Delivery, Feature, Lag, Record, Start
 from tidings.clock import Clock
 from tidings.embedded import backlog, membership
@@ -203,6 +204,7 @@ class SqliteBroker:
         for record in records:
             if record.topic not in self.topics:
                 await self.declare(record.topic, ())
+        failpoint.hit("publishing")
         try:
             if any(record.due is not None for record in records):
                 await self.writer.run(lambda connection: self._publish_in(connection, records))
@@ -213,6 +215,7 @@ class SqliteBroker:
             raise
         except StorageError as error:
             raise PublishFailed(str(error), [record.id for record in records]) from error
+        failpoint.hit("published")
 
     def _publish_in(self, connection: Connection, records: Sequence[Record]) -> None:
         """In the writer's thread: topics may be new, and records may be delayed."""
@@ -387,6 +390,7 @@ class SqliteBroker:
 
         def move(connection: Connection) -> None:
             connection.execute(MOVE_DUE, (now,))
+            failpoint.hit("moving_due")
             connection.execute(DROP_DUE, (now,))
 
         await self.run(move)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
+from tidings import failpoint
 from tidings.broker import Delivery
 from tidings.clock import Clock
 from tidings.embedded import membership
@@ -236,6 +237,7 @@ class Group:
                 self._look(feed)
                 continue
             await self._run(partial(self._mark_lent, feed=feed, rows=rows, mine=self._mine))
+            failpoint.hit("lent_again")
             feed.out.update([(row[0], (row[2], row[5])) for row in rows])
             self._alone = lone
             self._look(feed)
@@ -341,6 +343,7 @@ class Group:
                 later = [(p, part) for p, (part, k) in feed.lent.items() if k == key and p > pos]
                 withdrawn += [(feed, p, part, key) for p, part in later]
         await self._run(partial(self._hold, again=again, withdrawn=withdrawn, due=due, mine=self._mine))
+        failpoint.hit("held_back")
         for feed, pos, _, _ in withdrawn:
             feed.lent.pop(pos, None)
         for feed, delivery, _ in again:
@@ -426,6 +429,7 @@ class Group:
         member, group = self.member, self.group
         self._own([part for part in self._mine.parts if part not in parts])
         self._crowded = self.stale = False
+        failpoint.hit("giving_up")
 
         def release(connection: Connection) -> None:
             connection.executemany(membership.ADVANCE, marks)
@@ -444,6 +448,7 @@ class Group:
         new = [part for part in owned if part not in self._mine.parts]
         if not new:
             return
+        failpoint.hit("claimed")
         for feed in self.feeds.values():
             positions = dict(self._broker.read("SELECT part, pos FROM tidings_position WHERE feed = ?", (feed.id,)))
             feed.look_for(owned, positions, self._mine.parts)

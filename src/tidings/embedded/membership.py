@@ -20,6 +20,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from tidings import failpoint
 from tidings.embedded.database import Connection
 
 PARTS = 16
@@ -137,6 +138,7 @@ def bury_members(connection: Connection, ids: Sequence[int], lent: Lent) -> None
             if part in owned and high > low:
                 connection.execute(SUSPECT_LENT, {"feed": feed, "topic": topic, "part": part, "low": low, "high": high})
                 connection.execute(ADVANCE, (high, feed, part, high))
+        failpoint.hit("burying")
         connection.execute(RELEASE_ALL, (member,))
         connection.execute(LEAVE, (member,))
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any, Protocol
 
+from tidings import failpoint
 from tidings.embedded.database import Connection, Database, named
 from tidings.errors import Closed, StorageBroken, StorageBusy, StorageError, TidingsError
 
@@ -206,6 +207,7 @@ class Writer:
                 self._commit(connection, jobs, self._each)
             else:
                 self._insert_together(connection, jobs)
+        failpoint.hit("committed")
         self._committed()
 
     def _commit(
@@ -214,6 +216,7 @@ class Writer:
         connection.execute(BEGIN)
         try:
             work(connection, jobs)
+            failpoint.hit("committing")
             connection.execute(COMMIT)
         except BaseException:
             if connection.in_transaction:

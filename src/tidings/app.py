@@ -10,26 +10,23 @@ import contextlib
 import inspect
 import typing
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
-from tidings.broker import Record, Start
+from tidings.broker import Record
 from tidings.clock import Clock
 from tidings.codec import Codec
 from tidings.config import Config, load
 from tidings.connect import Connection, connect
 from tidings.errors import Closed, Conflict, HandlerDefinitionError, InvalidEvent
-from tidings.handler import Handler, bind, options
+from tidings.handler import Handler, On, bind, options
 from tidings.lane import current
 from tidings.message import Event, contract_of
 from tidings.middleware import Middleware
-from tidings.retry import Policy, Retry
 from tidings.store import Table, Tx
 from tidings.worker import Worker
 
 F = TypeVar("F", bound=Callable[..., Any])
 V = TypeVar("V")
-
-TIMEOUT = 60.0
 
 
 class App:
@@ -57,30 +54,18 @@ class App:
 
     # -- declaring
 
-    def on(  # noqa: PLR0913 - each option is a promise of its own, keyword-only
-        self,
-        *sources: type[Event] | str,
-        retry: Retry | Policy | None = None,
-        concurrency: int | None = None,
-        timeout: float | None = TIMEOUT,
-        rate: float | None = None,
-        batch: int = 500,
-        start: Start | float = Start.LATEST,
-        name: str | None = None,
-    ) -> Callable[[F], F]:
+    def on(self, *sources: type[Event] | str, **given: Unpack[On]) -> Callable[[F], F]:
         """Register a function as the handler of these events (or of every record on a topic, given by name).
 
         One handler is one consumer group, `<app>.<function>`: one position, one lag, one dead letter topic. The first
         parameter is the event; others come by type. What it returns or yields is published with the acknowledgement.
-
-        `retry`: when to try again, or a mapping of exception types to that. `concurrency`: how many events at once,
-        each of another key (16 for async def, 1 for def). `timeout`: seconds for one event. `rate`: events a second
-        at most. `batch`: how many a `list[...]` handler gets at most. `start`: where a new handler begins.
+        The options (retry, concurrency, timeout, rate, batch, start, name) are those of `tidings.handler.On`.
         Raises HandlerDefinitionError.
         """
         if not sources:
             raise HandlerDefinitionError(f"{self.name}: @app.on() needs an event class or the name of a topic.")
-        checked = options(retry=retry, concurrency=concurrency, timeout=timeout, rate=rate, batch=batch, start=start)
+        checked = options(given)
+        name = given.get("name")
 
         def register(function: F) -> F:
             own = name or str(getattr(function, "__name__", ""))

@@ -58,7 +58,7 @@ class Chunk:
         errors = {id(message): error for message, error in failed.errors} if failed else {}
         self.failures = [(delivery, errors[id(message)]) for delivery, message in self.items if id(message) in errors]
         done = [delivery for delivery, message in self.items if id(message) not in errors]
-        self.done = [Outcome(delivery, None, ()) for delivery in done]
+        self.done = [Outcome(delivery) for delivery in done]
         if self.done:
             self.done[-1] = Outcome(done[-1], tx, result)
 
@@ -95,7 +95,7 @@ class ChunkLane(Lane):
             try:
                 if self.skips(delivery.record):
                     self.desk.meter.skipped += 1
-                    skipped.append(Outcome(delivery, None, ()))
+                    skipped.append(Outcome(delivery))
                 else:
                     items.append((delivery, self.message(delivery)))
             except (DecodeError, AttemptsExhausted) as error:

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import random
 import time
+from collections.abc import Callable
 
 
 class Clock:
@@ -15,13 +16,11 @@ class Clock:
         self._sequence = itertools.count(random.getrandbits(12))
         self._stamp = _stamp(0)
 
-    def now(self) -> float:
-        """Seconds since the epoch: for what is kept or shown. May jump."""
-        return time.time()
+    now: Callable[[], float] = staticmethod(time.time)
+    """Seconds since the epoch: for what is kept or shown. May jump."""
 
-    def monotonic(self) -> float:
-        """Seconds since some point in the past, the same for all processes of this boot: for leases and time limits."""
-        return time.monotonic()
+    monotonic: Callable[[], float] = staticmethod(time.monotonic)
+    """Seconds since some point in the past, the same for all processes of this boot: for leases and time limits."""
 
     def random(self) -> float:
         """A number in [0, 1): for jitter."""

@@ -121,7 +121,7 @@ class Reader:
     """Decodes the records of one handler's types."""
 
     def __init__(self, types: Mapping[str, type]) -> None:
-        self._json: dict[str, Callable[[bytes], Any]] = {
+        self.json: dict[str, Callable[[bytes], Any]] = {
             name: msgspec.json.Decoder(cls).decode for name, cls in types.items()
         }
         self._msgpack: dict[str, Callable[[bytes], Any]] = {
@@ -130,11 +130,11 @@ class Reader:
 
     def knows(self, name: str) -> bool:
         """Whether the handler asked for this type."""
-        return name in self._json
+        return name in self.json
 
     def decode(self, record: Record) -> Any:
         """The message. Raises DecodeError, which names the field that does not fit."""
-        decoders = self._msgpack if record.headers.get("datacontenttype") == MSGPACK else self._json
+        decoders = self._msgpack if record.headers.get("datacontenttype") == MSGPACK else self.json
         try:
             return decoders[record.type](record.value)
         except MISFITS as error:

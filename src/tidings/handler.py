@@ -29,11 +29,12 @@ import msgspec
 from tidings.broker import Delivery, Record, Start
 from tidings.errors import HandlerDefinitionError, HandlerError
 from tidings.message import Event, Message, contract_of
-from tidings.retry import Policy, policy
+from tidings.retry import Policy, Retry, policy
 from tidings.store import Store, Tx
 
 STREAMS = (AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Iterable, Iterator, Sequence, list, tuple)
 CONCURRENCY = 16
+TIMEOUT = 60.0
 BATCH = 500
 
 
@@ -75,6 +76,8 @@ class Bound(msgspec.Struct):
     topics: tuple[str, ...]
     types: Mapping[str, type]
     may_publish: frozenset[type] | None
+    plain: Callable[[Any], Any] | None
+    """The function itself, where it is an `async def` that takes one decoded event and nothing else."""
     wants_tx: bool
     takes_list: bool
     takes_record: bool
@@ -101,14 +104,40 @@ class Bound(msgspec.Struct):
         return typing.cast("Sequence[Message]", messages)
 
 
-def options(
-    *, retry: Any, concurrency: int | None, timeout: float | None, rate: float | None, batch: int, start: Any
-) -> Options:
+class On(typing.TypedDict, total=False):
+    """The options of `@app.on`."""
+
+    retry: Retry | Policy | None
+    """When to try again, or a mapping of exception types to that."""
+    concurrency: int | None
+    """How many events at once, each of another key: 16 for async def, 1 for def."""
+    timeout: float | None
+    """Seconds for one event; None for no limit."""
+    rate: float | None
+    """Events a second at most."""
+    batch: int
+    """How many a `list[...]` handler gets at most."""
+    start: Start | float
+    """Where a new handler begins: Start.LATEST, Start.EARLIEST or a time in seconds since the epoch."""
+    name: str
+    """The handler's name, where it is not the function's."""
+
+
+def options(given: On) -> Options:
     """Check what was written at `@app.on`. Raises HandlerDefinitionError."""
-    for name, value in (("concurrency", concurrency), ("timeout", timeout), ("rate", rate), ("batch", batch)):
+    checked = Options(
+        retry=policy(given.get("retry")),
+        concurrency=given.get("concurrency"),
+        timeout=given.get("timeout", TIMEOUT),
+        rate=given.get("rate"),
+        batch=given.get("batch", BATCH),
+        start=given.get("start", Start.LATEST),
+    )
+    for name in ("concurrency", "timeout", "rate", "batch"):
+        value = getattr(checked, name)
         if value is not None and value <= 0:
             raise HandlerDefinitionError(f"{name}={value!r} has to be more than 0.")
-    return Options(policy(retry), concurrency, timeout, rate, batch, start)
+    return checked
 
 
 def bind(handler: Handler, provided: Mapping[type, Any], store: Store) -> Bound:
@@ -128,6 +157,7 @@ def bind(handler: Handler, provided: Mapping[type, Any], store: Store) -> Bound:
         name=handler.name, options=handler.options, mode=wired.mode, call=wired.call(),
         topics=tuple(dict.fromkeys(topics)), types={contract_of(cls).name: cls for cls in classes},
         may_publish=_may_publish(handler, hints), wants_tx=wired.tx is not None,
+        plain=None if takes_list or takes_record else wired.plain,
         takes_list=takes_list, takes_record=takes_record,
     )  # fmt: skip
 
@@ -209,6 +239,11 @@ class _Wiring:
             return Mode.LOOP
         return Mode.TRANSACTION if self.resources else Mode.THREAD
 
+    @property
+    def plain(self) -> Callable[[Any], Any] | None:
+        alone = not (self.tx or self.delivery or self.constants or self.resources)
+        return self.handler.function if alone and inspect.iscoroutinefunction(self.handler.function) else None
+
     def parameter(self, parameter: inspect.Parameter, kind: Any) -> None:
         name = parameter.name
         if kind is Tx:
@@ -248,8 +283,6 @@ class _Wiring:
             )
         if not self.asynchronous:
             return lambda message, delivery, tx: self._in_resources(function, message, delivery, tx)
-        if not (self.tx or self.delivery or self.constants):
-            return lambda message, delivery, tx: function(message)
         return lambda message, delivery, tx: function(message, **self._arguments(delivery, tx))
 
     def _arguments(self, delivery: Delivery, tx: Any) -> dict[str, Any]:

@@ -15,12 +15,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
+
+import msgspec
 
 from tidings import dead
 from tidings.broker import Delivery, Record
 from tidings.clock import Clock
-from tidings.codec import Codec, Reader
+from tidings.codec import MISFITS, Codec, Reader
 from tidings.errors import (
     AttemptsExhausted,
     Fenced,
@@ -39,12 +41,12 @@ current: ContextVar[Lane | None] = ContextVar("tidings_lane", default=None)
 """The lane in which code runs, set once a lane: from it, what is published or logged learns its cause."""
 
 
-class Outcome(NamedTuple):
+class Outcome(msgspec.Struct, frozen=True, gc=False):
     """An event that has been handled, not yet settled: what it wrote and what it publishes."""
 
     delivery: Delivery
-    tx: Tx | None
-    records: Sequence[Record]
+    tx: Tx | None = None
+    records: Sequence[Record] = ()
 
 
 class Desk(Protocol):
@@ -57,6 +59,10 @@ class Desk(Protocol):
     meter: Meter
     reader: Reader
     call: Callable[[Any, Delivery, Any], Any]
+    plain: Callable[[Any], Any] | None
+    done: list[Delivery]
+    outcomes: list[Outcome]
+    have: asyncio.Event
     threads: ThreadPoolExecutor | None
 
     def finished(self, outcomes: Sequence[Outcome]) -> None:
@@ -170,6 +176,10 @@ class Lane:
             desk.meter.published[record.type] += 1
         return records
 
+    def outcome(self, delivery: Delivery, tx: Tx | None, result: Any) -> Outcome:
+        """What came of an event."""
+        return Outcome(delivery, tx, () if result is None else self.records(result, delivery))
+
     async def failed(self, delivery: Delivery, error: BaseException) -> None:
         """After the tries in the lane: hand the event back with a delay, or bury it."""
         desk = self.desk
@@ -232,55 +242,113 @@ class Lane:
 class LoopLane(Lane):
     """For `async def` handlers, one event at a time, inline."""
 
+    async def work(self) -> None:
+        """Handle what is in the queue, for ever."""
+        function = self.desk.plain
+        if function is None:
+            return await super().work()
+        current.set(self)
+        while True:
+            if not self.queue:
+                self.current = None
+                self.wake.clear()
+                await self.wake.wait()
+            await self._burst(function)
+
+    async def _burst(self, function: Callable[[Any], Any]) -> None:
+        """The fast path: nothing but decode, call and remember, as long as every event is new and goes well."""
+        desk, queue = self.desk, self.queue
+        decoders, done, monotonic = desk.reader.json, desk.done, desk.clock.monotonic
+        self.started = monotonic()
+        times = [self.started]
+        while queue:
+            delivery = queue[0]
+            record = delivery.record
+            decode = decoders.get(record.type)
+            if decode is None or delivery.attempt != 1 or "datacontenttype" in record.headers:
+                break
+            try:
+                message = decode(record.value)
+            except MISFITS:
+                break
+            self.current = queue.popleft()
+            try:
+                result = await function(message)
+                if result is None:
+                    done.append(delivery)
+                else:
+                    desk.outcomes.append(self.outcome(delivery, None, result))
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - retried or buried
+                await self._persist(delivery, error)
+                break
+            if len(done) < 2:
+                desk.have.set()
+            self.started = monotonic()
+            times.append(self.started)
+        desk.meter.handling.observe_steps(times)
+        if queue:
+            await self.step()
+
     async def step(self) -> None:
         """Handle the next event."""
-        desk = self.desk
         delivery = self.queue.popleft()
         self.current = delivery
-        again, pause = 0, 0.0
+        await self._persist(delivery, None)
+
+    async def _persist(self, delivery: Delivery, error: BaseException | None) -> None:
+        """Handle an event until something came of it; `error` is what a first try has come to."""
+        again = 0
         while True:
-            try:
-                if pause:
-                    self.started = float("inf")
-                    await desk.clock.sleep(pause)
-                began = self.started = desk.clock.monotonic()
-                outcome = await self._try(delivery)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is retried or buried
-                problem: Exception = error
-            except asyncio.CancelledError as cancelled:
-                problem = self._interruption(cancelled)
-            else:
-                if outcome is None:
+            if error is None:
+                try:
+                    if await self._attempt(delivery):
+                        return
                     continue  # a row that it read has changed meanwhile: run it again
-                self._interrupted = None
-                if self._before_current and self._overtaken(delivery):
-                    self.discard(outcome)
+                except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001 - retried or buried
+                    error = raised
+            try:
+                problem = self._interruption(error) if isinstance(error, asyncio.CancelledError) else error
+                pause = self.pause_after(problem, again)
+                if pause is None:
+                    await self.failed(delivery, problem)
                     return
-                desk.meter.handling.observe(desk.clock.monotonic() - began)
-                desk.finished((outcome,))
-                return
-            next_pause = self.pause_after(problem, again)
-            if next_pause is None:
-                await self.failed(delivery, problem)
-                return
-            again, pause = again + 1, next_pause
+                self.started = float("inf")
+                await self.desk.clock.sleep(pause)
+            except asyncio.CancelledError as cancelled:
+                error = cancelled
+                continue
+            again, error = again + 1, None
+
+    async def _attempt(self, delivery: Delivery) -> bool:
+        """Handle an event once; False where it has to run again."""
+        desk = self.desk
+        began = self.started = desk.clock.monotonic()
+        outcome = await self._try(delivery)
+        if outcome is None:
+            return False
+        self._interrupted = None
+        if self._before_current and self._overtaken(delivery):
+            self.discard(outcome)
+            return True
+        desk.meter.handling.observe(desk.clock.monotonic() - began)
+        desk.finished((outcome,))
+        return True
 
     async def _try(self, delivery: Delivery) -> Outcome | None:
         desk = self.desk
         if self.skips(delivery.record):
             desk.meter.skipped += 1
-            return Outcome(delivery, None, ())
+            return Outcome(delivery)
         message = self.message(delivery)
         if not desk.bound.wants_tx:
-            result = await desk.call(message, delivery, None)
-            return Outcome(delivery, None, () if result is None else self.records(result, delivery))
+            return self.outcome(delivery, None, await desk.call(message, delivery, None))
         tx = desk.store.begin()
         try:
-            records = self.records(await desk.call(message, delivery, tx), delivery)
+            outcome = self.outcome(delivery, tx, await desk.call(message, delivery, tx))
         except BaseException:
             desk.store.discard(tx)
             raise
-        return Outcome(delivery, tx, records) if desk.store.finish(tx) else None
+        return outcome if desk.store.finish(tx) else None
 
 
 def same_key(one: Delivery, other: Delivery) -> bool:

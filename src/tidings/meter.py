@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Sequence
+from operator import sub
 
 SECONDS = (
     0.0001,
@@ -40,6 +42,22 @@ class Histogram:
         """Count one duration."""
         self.counts[bisect_left(SECONDS, seconds)] += 1
         self.sum += seconds
+
+    def observe_all(self, seconds: Sequence[float]) -> None:
+        """Count durations, which often fall into one bucket."""
+        if not seconds:
+            return
+        low, high = bisect_left(SECONDS, min(seconds)), bisect_left(SECONDS, max(seconds))
+        if low == high:
+            self.counts[low] += len(seconds)
+            self.sum += sum(seconds)
+        else:
+            for duration in seconds:
+                self.observe(duration)
+
+    def observe_steps(self, times: Sequence[float]) -> None:
+        """Count the durations between points in time."""
+        self.observe_all(list(map(sub, times[1:], times)))
 
     @property
     def total(self) -> int:

@@ -33,13 +33,13 @@ class Retry(msgspec.Struct, frozen=True):
         if self.times is not None and attempt > self.times:
             return None
         delay = min(self.first * math.pow(self.factor, min(attempt - 1, 64)), self.most)
-        return delay * (1 + self.jitter * (2 * chance - 1))
+        return float(delay * (1 + self.jitter * (2 * chance - 1)))
 
     def pause(self, again: int, chance: float) -> float | None:
         """Seconds until the next try in the lane after `again` of them, or None when it is time to be delayed."""
         if again >= self.at_once:
             return None
-        return 0.01 * 4**again * (0.5 + chance)
+        return 0.01 * math.pow(4, again) * (0.5 + chance)
 
     def exhausted(self, attempt: int) -> bool:
         """Whether the event was already lent so often that it must not be handled again."""

@@ -47,13 +47,15 @@ class Worker:
         self.meter = Meter()
         self.reader = Reader(bound.types)
         self.call = chain(middleware, bound.call)
+        self.plain = None if middleware else bound.plain
         self.threads = ThreadPoolExecutor(bound.concurrency, bound.name) if bound.mode is Mode.THREAD else None
         self.lanes = [_lane(self) for _ in range(bound.concurrency)]
         self.stuck: Delivery | None = None
         self._broker = broker
         self._subscription: Subscription | None = None
-        self._finished: list[Outcome] = []
-        self._have = asyncio.Event()
+        self.done: list[Delivery] = []
+        self.outcomes: list[Outcome] = []
+        self.have = asyncio.Event()
         self._room = asyncio.Event()
         self._running = asyncio.Event()
         self._running.set()
@@ -61,7 +63,7 @@ class Worker:
         self._capacity = max(2 * bound.concurrency, LEAST)
         self._dealt = 0
         self._spread = 0
-        self._settling = 0
+        self._settling = False
         self._tokens = 1.0
         self._filled = clock.monotonic()
 
@@ -111,7 +113,9 @@ class Worker:
 
     @property
     def _busy(self) -> bool:
-        return bool(self._finished or self._settling) or any(lane.current is not None for lane in self.lanes)
+        return bool(self.done or self.outcomes or self._settling) or any(
+            lane.current is not None for lane in self.lanes
+        )
 
     def pause(self) -> None:
         """Fetch no more until `resume`; the group keeps its position."""
@@ -207,15 +211,19 @@ class Worker:
         if seconds > SLOW:
             self._capacity = max(self._capacity // 2, least)
         elif seconds < SLOW / 10:
-            self._capacity = min(self._capacity * 2, max(2 * MOST, least))
+            self._capacity = min(self._capacity * 2, max(4 * MOST, least))
 
     # -- settle
 
     def finished(self, outcomes: Sequence[Outcome]) -> None:
-        """A lane has handled these."""
+        """A lane has handled these; those with neither writes nor messages need no more than an acknowledgement."""
         failpoint.hit("handled")
-        self._finished += outcomes
-        self._have.set()
+        for outcome in outcomes:
+            if outcome.tx is None and not outcome.records:
+                self.done.append(outcome.delivery)
+            else:
+                self.outcomes.append(outcome)
+        self.have.set()
 
     def dropped(self, count: int) -> None:
         """These are no longer this worker's: handed back, or withdrawn by the broker."""
@@ -225,22 +233,25 @@ class Worker:
     async def _settle_finished(self) -> None:
         began = self.clock.monotonic()
         while True:
-            if not self._finished:
-                self._have.clear()
-                await self._have.wait()
-            batch, self._finished = self._finished, []
-            self._settling = len(batch)
-            await self._commit(batch)
-            self._settling = 0
+            if not self.outcomes and not self.done:
+                self.have.clear()
+                await self.have.wait()
+            done, batch = self.done.copy(), self.outcomes.copy()
+            self.done.clear()
+            self.outcomes.clear()
+            self._settling = True
+            await self._commit(done, batch)
+            self._settling = False
             now = self.clock.monotonic()
             self._adapt(now - began)
             began = now
 
-    async def _commit(self, batch: list[Outcome]) -> None:
+    async def _commit(self, done: list[Delivery], batch: list[Outcome]) -> None:
         """Settle these, however long the storage takes; what conflicts is handled again."""
-        while batch:
+        while done or batch:
+            deliveries = done + [outcome.delivery for outcome in batch] if batch else done
             try:
-                await self._commit_once(batch)
+                await self._commit_once(deliveries, batch)
             except Conflict as conflict:
                 batch = self._rerun(batch, conflict)
             except Fenced as fenced:
@@ -253,10 +264,10 @@ class Worker:
                 log.warning("%s waits for its database: %s", self.bound.name, error)
                 await self.clock.sleep(STORAGE_PAUSE)
             else:
-                self._settled([outcome.delivery for outcome in batch])
+                self._settled(deliveries)
                 return
 
-    async def _commit_once(self, batch: Sequence[Outcome]) -> None:
+    async def _commit_once(self, deliveries: Sequence[Delivery], batch: Sequence[Outcome]) -> None:
         assert self._subscription is not None
         unit = self.store.unit()
         txs = [outcome.tx for outcome in batch if outcome.tx is not None]
@@ -265,7 +276,7 @@ class Worker:
             unit.join(txs)
         if records:
             await self._broker.publish(records, tx=unit)
-        await self._subscription.ack([outcome.delivery for outcome in batch], tx=unit)
+        await self._subscription.ack(deliveries, tx=unit)
         failpoint.hit("settling")
         try:
             await unit.commit()
@@ -294,9 +305,7 @@ class Worker:
 
     def _settled(self, deliveries: Sequence[Delivery]) -> None:
         now = self.clock.now()
-        observe = self.meter.latency.observe
-        for delivery in deliveries:
-            observe(now - delivery.record.time)
+        self.meter.latency.observe_all([now - delivery.record.time for delivery in deliveries])
         self.meter.handled += len(deliveries)
         self.meter.progress = self.clock.monotonic()
         self.dropped(len(deliveries))
@@ -324,7 +333,7 @@ class Worker:
         keys: set[str | None] = set()
         keep: list[Outcome] = []
         again: list[Outcome] = []
-        for outcome in (*batch, *self._finished):
+        for outcome in (*batch, *self.outcomes):
             key = outcome.delivery.record.key
             if id(outcome.tx) in conflicting or (key is not None and key in keys):
                 keys.add(key)
@@ -332,8 +341,8 @@ class Worker:
             else:
                 keep.append(outcome)
         self._discard(again)
-        later = {id(outcome) for outcome in self._finished}
-        self._finished = [outcome for outcome in keep if id(outcome) in later]
+        later = {id(outcome) for outcome in self.outcomes}
+        self.outcomes[:] = [outcome for outcome in keep if id(outcome) in later]
         for outcome in reversed(again):
             lane = self._lane_of(outcome.delivery)
             lane.handle_again(outcome.delivery)
@@ -351,11 +360,12 @@ class Worker:
     def _reset(self, fenced: Fenced) -> None:
         """The lease was lost: nothing that was lent is ours any more."""
         log.warning("%s: %s", self.bound.name, fenced)
-        self._discard(self._finished)
+        self._discard(self.outcomes)
         for lane in self.lanes:
             lane.queue.clear()
             lane.interrupt(fenced)
-        self._finished = []
+        self.done.clear()
+        self.outcomes.clear()
         self.meter.in_flight = sum(lane.current is not None for lane in self.lanes)
         self._room.set()
 

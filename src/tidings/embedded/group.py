@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
 
 from tidings import failpoint
@@ -28,6 +29,8 @@ from tidings.store import Unit
 
 FETCH = """SELECT pos, part, id, type, key, time, headers, body FROM tidings_log
     WHERE topic = ? AND pos > ?{parts} ORDER BY pos LIMIT ?"""
+SCAN = """SELECT pos, part, id, type, key, time, headers, body FROM tidings_log NOT INDEXED
+    WHERE topic = ? AND pos > ? AND pos <= ?{parts} ORDER BY pos LIMIT ?"""
 SETTLE = "UPDATE tidings_position SET pos = ? WHERE feed = ? AND pos < ?{parts}"
 STATES = "SELECT state, min(due) FROM tidings_ack WHERE feed = ?{parts} AND state IN (1, 4) GROUP BY state"
 EXCEPTIONS = """SELECT a.pos, a.tries + 1, l.part, l.id, l.type, l.key, l.time, l.headers, l.body
@@ -48,6 +51,9 @@ HELD_KEYS = "SELECT DISTINCT key FROM tidings_ack WHERE feed = ? AND key IS NOT 
 DONE_ABOVE = "SELECT pos FROM tidings_ack WHERE feed = ? AND state = 0{parts}"
 OWNS = "SELECT count(*) FROM tidings_part WHERE grp = ? AND owner = ?{parts}"
 STILL_HELD = "SELECT 1 FROM tidings_ack WHERE feed = ? AND key = ? LIMIT 1"
+
+
+POSITION = itemgetter(0)
 
 
 class Host(Protocol):
@@ -82,6 +88,10 @@ class Mine(NamedTuple):
     sql: str = ""
 
 
+Row = tuple[int, int, str, str, str | None, float, str, bytes]
+"""What FETCH selects: position, part, id, type, key, time, headers, body."""
+
+
 class Feed:
     """One topic as a group's member reads it: how far it has read, and what it has lent."""
 
@@ -90,11 +100,12 @@ class Feed:
         self.topic = topic
         self.name = name
         self.cursor = 0
+        self.dense = False  # whether its records lie close together in the log
         self.read_to: dict[
             int, int
         ] = {}  # parts that were read beyond the cursor before the cursor went back for others
-        self.lent: dict[int, tuple[int, str | None]] = {}  # pos -> part and key, in the order of the log
-        self.out: dict[int, tuple[int, str | None]] = {}  # the same for retried ones, which are rows of tidings_ack
+        self.lent: dict[int, Row] = {}
+        self.out: dict[int, Row] = {}  # the same for retried ones, which are rows of tidings_ack
         self.early: set[int] = set()  # settled above the position by an earlier owner
         self.held: set[str] = set()  # keys that have rows in tidings_ack
         self.due: float | None = None  # when the next retried one may come; None for none
@@ -109,9 +120,9 @@ class Feed:
         self.read_to = {part: pos for part, pos in read_to.items() if pos > self.cursor}
 
 
-def watermark(lent: Iterable[int], cursor: int, acked: set[int] | frozenset[int] = frozenset()) -> int:
+def watermark(lent: dict[int, Any], cursor: int, acked: set[int] | frozenset[int] = frozenset()) -> int:
     """Everything up to here is settled or has a row of its own."""
-    return min(cursor, min((pos for pos in lent if pos not in acked), default=cursor + 1) - 1)
+    return min(cursor, min(lent.keys() - acked, default=cursor + 1) - 1)
 
 
 Again = tuple[Feed, Delivery, int]
@@ -184,17 +195,29 @@ class Group:
 
     async def _lend_log(self, feed: Feed, limit: int) -> Sequence[Delivery]:
         while True:
-            rows = self._broker.read(FETCH.format(parts=self._mine.sql), (feed.topic, feed.cursor, limit))
+            rows = self._next_rows(feed, limit)
             if not rows:
                 return []
             last = rows[-1][0]
             if feed.read_to or feed.early or feed.held:
                 rows = await self._sift(feed, rows)
-            feed.lent.update([(row[0], (row[1], row[4])) for row in rows])
+            feed.lent.update(zip(map(POSITION, rows), rows, strict=True))
             feed.cursor = last
             self._broker.lent.write(feed.id, self._mine.parts, last)
             if rows:
                 return self._broker.deliveries(feed.name, rows)
+
+    def _next_rows(self, feed: Feed, limit: int) -> list[Any]:
+        """Read on: in the order of the file where the topic is much of it, which is faster, else by the index."""
+        if feed.dense:
+            window = (feed.topic, feed.cursor, feed.cursor + 4 * limit, limit)
+            rows = self._broker.read(SCAN.format(parts=self._mine.sql), window)
+            feed.dense = len(rows) == limit
+            if rows:
+                return rows
+        rows = self._broker.read(FETCH.format(parts=self._mine.sql), (feed.topic, feed.cursor, limit))
+        feed.dense = len(rows) == limit and rows[-1][0] - rows[0][0] < 4 * limit
+        return rows
 
     async def _sift(self, feed: Feed, rows: Sequence[Any]) -> list[Any]:
         """Leave out what was read or settled before, and put what waits behind a retried one of its key in line."""
@@ -238,11 +261,11 @@ class Group:
                 continue
             await self._run(partial(self._mark_lent, feed=feed, rows=rows, mine=self._mine))
             failpoint.hit("lent_again")
-            feed.out.update([(row[0], (row[2], row[5])) for row in rows])
+            rows, attempts = [(row[0], *row[2:]) for row in rows], [row[1] for row in rows]
+            feed.out.update(zip(map(POSITION, rows), rows, strict=True))
             self._alone = lone
             self._look(feed)
-            attempts = [row[1] for row in rows]
-            return self._broker.deliveries(feed.name, [(row[0], *row[2:]) for row in rows], attempts)
+            return self._broker.deliveries(feed.name, rows, attempts)
         return []
 
     def _mark_lent(self, connection: Connection, feed: Feed, rows: Sequence[Any], mine: Mine) -> None:
@@ -259,7 +282,7 @@ class Group:
 
     async def ack(self, deliveries: Sequence[Delivery], tx: Unit | None = None) -> None:
         """See Subscription.ack."""
-        mine, cursors = self._mine, {feed.name: feed.cursor for feed in self.feeds.values()}
+        mine, cursors = self._mine, {feed.id: feed.cursor for feed in self.feeds.values()}
         step = partial(self._settle, deliveries=deliveries, mine=mine, cursors=cursors, strict=tx is not None)
         if tx is None:
             await self._run(step)
@@ -274,50 +297,58 @@ class Group:
         *,
         deliveries: Sequence[Delivery],
         mine: Mine,
-        cursors: dict[str, int],
+        cursors: dict[int, int],
         strict: bool,
     ) -> None:
         if not deliveries:
             return
         self._fence(connection, mine)
-        acked: dict[str, set[int]] = {}
-        for delivery in deliveries:
-            acked.setdefault(delivery.record.topic, set()).add(delivery.receipt)
-        for feed in self.feeds.values():
-            if positions := acked.get(feed.name):
-                self._settle_feed(connection, feed, positions, mine=mine, cursor=cursors[feed.name], strict=strict)
-
-    def _settle_feed(
-        self, connection: Connection, feed: Feed, acked: set[int], *, mine: Mine, cursor: int, strict: bool
-    ) -> None:
-        lent, out = feed.lent.copy(), feed.out.copy()
-        unknown = {pos for pos in acked if pos not in lent and pos not in out}
-        if unknown and strict:
+        acked = {delivery.receipt for delivery in deliveries}
+        known = sum(
+            self._settle_feed(connection, feed, acked, mine=mine, cursor=cursors[feed.id])
+            for feed in self.feeds.values()
+        )
+        if strict and known != len(acked):
             self._void = self.stale = True
-            raise Fenced(
-                f"{self.name} no longer holds {len(unknown)} of the records it settles; nothing of this is kept"
-            )
+            raise Fenced(f"{self.name} no longer holds some of the records that it settles; nothing of this is kept")
+
+    def _settle_feed(self, connection: Connection, feed: Feed, settled: set[int], *, mine: Mine, cursor: int) -> int:
+        """Settle what is this feed's; returns how many were."""
+        lent, out = feed.lent.copy(), feed.out.copy()
+        acked, retried = settled & lent.keys(), settled & out.keys()
+        if not acked and not retried:
+            return 0
         mark = watermark(lent, cursor, acked)
         connection.execute(SETTLE.format(parts=mine.sql), (mark, feed.id, mark))
-        above = [(feed.id, pos, lent[pos][0], DONE, 1, 0.0, None) for pos in acked if pos > mark and pos in lent]
+        above = (
+            [(feed.id, pos, lent[pos][1], DONE, 1, 0.0, None) for pos in acked if pos > mark]
+            if len(acked) < len(lent)
+            else []
+        )
         if above:
             feed.recorded = True
             connection.executemany(PARK, above)
         if feed.recorded:
             connection.execute(FORGET_DONE.format(parts=mine.sql), (feed.id, mark))
             feed.recorded = bool(above) or len(lent) > len(acked)
-        for pos in acked & out.keys():
+        for pos in retried:
             connection.execute(FORGET, (feed.id, pos))
-            connection.execute(RELEASE_NEXT, {"feed": feed.id, "key": out[pos][1]})
+            connection.execute(RELEASE_NEXT, {"feed": feed.id, "key": out[pos][4]})
+        return len(acked) + len(retried)
 
     def settled(self, deliveries: Sequence[Delivery]) -> None:
         """The acknowledgement is durable: forget what was lent."""
-        topics = {feed.name: feed for feed in self.feeds.values()}
-        for delivery in deliveries:
-            feed = topics[delivery.record.topic]
-            if feed.lent.pop(delivery.receipt, None) is None and feed.out.pop(delivery.receipt, None) is not None:
-                self._release(feed, delivery.record.key)
-        if self._crowded or self._alone or any(feed.suspects for feed in topics.values()):
+        receipts = {delivery.receipt for delivery in deliveries}
+        for feed in self.feeds.values():
+            acked = receipts & feed.lent.keys()
+            if len(acked) == len(feed.lent):
+                feed.lent.clear()
+            else:
+                for pos in acked:
+                    del feed.lent[pos]
+            for pos in receipts & feed.out.keys():
+                self._release(feed, feed.out.pop(pos)[4])
+        if self._crowded or self._alone or any(feed.suspects for feed in self.feeds.values()):
             self.wake.set()
 
     def _release(self, feed: Feed, key: str | None) -> None:
@@ -337,10 +368,10 @@ class Group:
             lent = feed.lent.get(pos) or feed.out.get(pos)
             if lent is None:
                 continue
-            again.append((feed, delivery, lent[0]))
+            again.append((feed, delivery, lent[1]))
             if key is not None:
                 feed.held.add(key)
-                later = [(p, part) for p, (part, k) in feed.lent.items() if k == key and p > pos]
+                later = [(row[0], row[1]) for row in feed.lent.values() if row[4] == key and row[0] > pos]
                 withdrawn += [(feed, p, part, key) for p, part in later]
         await self._run(partial(self._hold, again=again, withdrawn=withdrawn, due=due, mine=self._mine))
         failpoint.hit("held_back")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench.embedded import MEASURES
+from bench.measures import MEASURES
 from bench.reading import Task
 
 

@@ -1,8 +1,7 @@
-"""The embedded broker beside the raw loop: what is measured, and how the rounds are run.
+"""The embedded broker beside the raw loop: how the rounds are run.
 
-Each measure is a pair of functions that do the same work. Every round of either is a process of its own, with files
-of its own; the two sides take turns (ours, raw, ours, raw, ...), so that a slow minute of the disk meets both. The
-figure is the median of the rounds.
+Every round of either side is a process of its own, with files of its own; the two sides take turns (ours, raw, ours,
+raw, ...), so that a slow minute of the disk meets both. A figure is the median of its rounds.
 """
 
 from __future__ import annotations
@@ -19,25 +18,15 @@ from pathlib import Path
 import click
 import msgspec
 
-from bench import consume, publish
+from bench import machine
+from bench.measures import MEASURES, Goal
 from bench.reading import Reading, Task
 
 ROOT = Path(__file__).parents[1]
 ROUND_LIMIT = 300.0
 
-Round = Callable[[Task], Reading]
 Progress = Callable[[str], None]
-
-
-class Measure(msgspec.Struct, frozen=True):
-    """What is measured, and the two sides of it. `goal` says what the ratio (or ours) is to reach."""
-
-    unit: str
-    goal: str
-    ours: Round
-    raw: Round
-    prepare: Callable[[Task], None] | None = None
-    long: bool = False
+Pending = Callable[[], Reading]
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -51,42 +40,18 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """A row with the readings behind it."""
+    """A row, what it was measured for, and the readings behind it."""
 
     row: Row
-    goal: str
+    what: str
+    goal: Goal
     ours: Sequence[Reading]
     raw: Sequence[Reading]
 
-
-RATE = "events/s"
-MEASURES: dict[str, Measure] = {
-    **{
-        f"publish_{publishers}": Measure(
-            RATE,
-            "ratio >= 0.65",
-            partial(publish.ours, publishers=publishers),
-            partial(publish.by_hand, publishers=publishers),
-        )
-        for publishers in (1, 100, 1000)
-    },
-    "publish_many": Measure(RATE, "ratio >= 0.65", publish.ours_many, publish.by_hand_many),
-    "consume_async": Measure(
-        RATE,
-        "ratio >= 0.60",
-        partial(consume.ours, handler=consume.handle_async),
-        partial(consume.by_hand, handler=consume.handle_async),
-        consume.backlog,
-    ),
-    "consume_sync": Measure(
-        RATE,
-        "ratio >= 0.65",
-        partial(consume.ours, handler=consume.handle_sync),
-        partial(consume.by_hand, handler=consume.handle_sync),
-        consume.backlog,
-    ),
-    "sql_and_publish": Measure(RATE, "ratio >= 0.60", consume.ours_sql, consume.by_hand_sql),
-}
+    @property
+    def met(self) -> bool:
+        """Whether the goal is reached."""
+        return self.goal.met(self.row.ours, self.row.raw)
 
 
 def chosen(names: Sequence[str], full: bool) -> list[str]:
@@ -98,37 +63,67 @@ def chosen(names: Sequence[str], full: bool) -> list[str]:
 
 def run(names: Sequence[str], *, rounds: int, scale: float, progress: Progress) -> list[Outcome]:
     """Measure these, `rounds` times each side, in temporary folders that are removed."""
-    with tempfile.TemporaryDirectory(prefix="tidings-bench-") as folder:
-        return [_measure(name, rounds, scale, Path(folder), progress) for name in names]
+    parent = machine.disk()
+    progress(f"in {parent} ({machine.file_system(parent)}), {rounds} rounds")
+    with tempfile.TemporaryDirectory(prefix="tidings-bench-", dir=parent) as folder:
+        task = Task(Path(folder), Path(folder), scale)
+        return [outcome for name in names for outcome in _measure(name, rounds, task, progress)]
 
 
-def _measure(name: str, rounds: int, scale: float, folder: Path, progress: Progress) -> Outcome:
+def _measure(name: str, rounds: int, task: Task, progress: Progress) -> list[Outcome]:
     measure = MEASURES[name]
     if measure.prepare is not None:
-        measure.prepare(Task(folder, folder, scale))
+        progress(f"{name}: preparing")
+        measure.prepare(task)
     ours: list[Reading] = []
     raw: list[Reading] = []
-    for index in range(rounds):
-        ours.append(_round(name, "ours", folder, scale))
-        raw.append(_round(name, "raw", folder, scale))
-        progress(
-            f"{name} {index + 1}/{rounds}: ours {ours[-1].value:,.6g} (cpu {ours[-1].cpu:.2f} us), "
-            f"raw {raw[-1].value:,.6g} (cpu {raw[-1].cpu:.2f} us) {measure.unit}"
-        )
+    begin = _begun if measure.together else _put_off
+    pairs = [(begin(name, "ours", task), begin(name, "raw", task)) for _ in range(rounds)]
+    for index, (one, other) in enumerate(pairs, 1):
+        ours.append(one())
+        raw.append(other())
+        progress(f"{name} {index}/{rounds}: ours {_told(ours[-1])}, raw {_told(raw[-1])} {measure.unit}")
+    outcomes = [Outcome(_row(name, measure.unit, ours, raw), measure.what, measure.goal, ours, raw)]
+    for also in measure.also:
+        sides = [[Reading(reading.more[also.figure]) for reading in side] for side in (ours, raw)]
+        outcomes.append(Outcome(_row(also.name, also.unit, *sides), also.what, also.goal, *sides))
+    return outcomes
+
+
+def _row(name: str, unit: str, ours: Sequence[Reading], raw: Sequence[Reading]) -> Row:
     one, other = (statistics.median(reading.value for reading in side) for side in (ours, raw))
-    return Outcome(Row(name, one, other, one / other, measure.unit), measure.goal, ours, raw)
+    return Row(name, one, other, one / other, unit)
 
 
-def _round(name: str, side: str, shared: Path, scale: float) -> Reading:
-    """One round in a process of its own. Raises RuntimeError with what it said where it failed."""
-    folder = Path(tempfile.mkdtemp(prefix=f"{side}-", dir=shared))
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "bench.child", name, side, str(folder), str(shared), str(scale)],
-            cwd=ROOT, capture_output=True, text=True, timeout=ROUND_LIMIT, check=False,
-        )  # fmt: skip
-    finally:
-        shutil.rmtree(folder)
-    if done.returncode:
-        raise RuntimeError(f"{name}, {side}: the round failed\n{done.stderr}")
-    return msgspec.json.decode(done.stdout.splitlines()[-1], type=Reading)
+def _told(reading: Reading) -> str:
+    cpu = f" ({reading.cpu:.2f} us of CPU an event)" if reading.cpu else ""
+    return f"{reading.value:,.4g}{cpu}"
+
+
+def _put_off(name: str, side: str, task: Task) -> Pending:
+    """A round that begins when its reading is asked for."""
+    return partial(_wait_for_round, name, side, task)
+
+
+def _wait_for_round(name: str, side: str, task: Task) -> Reading:
+    return _begun(name, side, task)()
+
+
+def _begun(name: str, side: str, task: Task) -> Pending:
+    """A round that has begun, in a process of its own. Its reading raises click.ClickException where it failed."""
+    folder = Path(tempfile.mkdtemp(prefix=f"{side}-", dir=task.shared))
+    command = [sys.executable, "-m", "bench.child", name, side, str(folder), str(task.shared), str(task.scale)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def reading() -> Reading:
+        try:
+            told, complaint = process.communicate(timeout=ROUND_LIMIT)
+        finally:
+            process.kill()
+            process.wait()
+            shutil.rmtree(folder)
+        if process.returncode:
+            raise click.ClickException(f"{name}, {side}: the round failed\n{complaint}")
+        return msgspec.json.decode(told.splitlines()[-1], type=Reading)
+
+    return reading

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import fcntl
 import itertools
 import os
@@ -17,7 +18,7 @@ import sqlite3
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,12 @@ OFFSET = "UPDATE tidings_position SET pos = ? WHERE feed = 1000000 AND part = 0"
 START = "INSERT OR REPLACE INTO tidings_position (feed, part, pos) VALUES (1000000, 0, 0)"
 HEADERS = '{"source":"bench","eventversion":"1.0"}'
 BATCH = 500
+IN_MODIFY = 2
 CHECKPOINT_EVENTS = 8192
 MOST_QUEUED = 2000
 
 Row = tuple[Any, ...]
+Job = tuple[Row, asyncio.Future[None]]
 encode = msgspec.json.Encoder().encode
 
 
@@ -52,6 +55,11 @@ def connect(path: Path) -> sqlite3.Connection:
     connection.executescript(PRAGMAS)
     connection.executescript(SCHEMA)
     return connection
+
+
+def notify_file(path: Path) -> str:
+    """Where a byte is written after each commit."""
+    return f"{path}.raw-notify"
 
 
 def topic_id(connection: sqlite3.Connection, name: str) -> int:
@@ -105,24 +113,17 @@ class GroupCommit:
         self._connection = connect(path)
         self._row = Rows(topic_id(self._connection, "order"))
         self._turn = Turn(path) if shared else contextlib.nullcontext
-        self._notify = os.open(f"{path}.raw-notify", os.O_RDWR | os.O_CREAT, 0o644) if shared else None
+        self._notify = os.open(notify_file(path), os.O_RDWR | os.O_CREAT, 0o644) if shared else None
         self._loop = asyncio.get_running_loop()
-        self._pending: list[tuple[Row, asyncio.Future[None]]] = []
-        self._queue: queue.SimpleQueue[list[tuple[Row, asyncio.Future[None]]] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
     def publish(self, event: OrderPlaced) -> asyncio.Future[None]:
         """Done when the event is durable."""
         future = self._loop.create_future()
-        if not self._pending:
-            self._loop.call_soon(self._flush)
-        self._pending.append((self._row(event), future))
+        self._queue.put((self._row(event), future))
         return future
-
-    def _flush(self) -> None:
-        self._queue.put(self._pending)
-        self._pending = []
 
     def close(self) -> None:
         """Commit what is queued and end."""
@@ -132,14 +133,8 @@ class GroupCommit:
 
     def _run(self) -> None:
         written = 0
-        while (jobs := self._queue.get()) is not None:
-            with contextlib.suppress(queue.Empty):
-                while len(jobs) < MOST_QUEUED:
-                    more = self._queue.get_nowait()
-                    if more is None:
-                        self._queue.put(None)
-                        break
-                    jobs += more
+        while (first := self._queue.get()) is not None:
+            jobs = self._take(first)
             self._commit([row for row, _ in jobs])
             self._loop.call_soon_threadsafe(_resolve, [future for _, future in jobs])
             written += len(jobs)
@@ -147,6 +142,17 @@ class GroupCommit:
                 written = 0
                 with self._turn():
                     self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def _take(self, first: Job) -> list[Job]:
+        jobs = [first]
+        with contextlib.suppress(queue.Empty):
+            while len(jobs) < MOST_QUEUED:
+                job = self._queue.get_nowait()
+                if job is None:
+                    self._queue.put(None)
+                    break
+                jobs.append(job)
+        return jobs
 
     def _commit(self, rows: list[Row]) -> None:
         with self._turn():
@@ -162,14 +168,23 @@ def _resolve(futures: list[asyncio.Future[None]]) -> None:
         future.set_result(None)
 
 
-def fill(path: Path, events: Sequence[OrderPlaced]) -> None:
+def watch(path: str) -> int:
+    """A descriptor that can be read, and then has to be, once the file has been written to."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    descriptor: int = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    if descriptor < 0 or libc.inotify_add_watch(descriptor, path.encode(), IN_MODIFY) < 0:
+        raise OSError(ctypes.get_errno(), f"inotify cannot watch {path}")
+    return descriptor
+
+
+def fill(path: Path, events: Iterable[OrderPlaced]) -> None:
     """Append the events quickly, without fsync."""
     connection = connect(path)
     connection.execute("PRAGMA synchronous=OFF")
-    row = Rows(topic_id(connection, "order"))
-    for start in range(0, len(events), 10_000):
+    rows = map(Rows(topic_id(connection, "order")), events)
+    while batch := list(itertools.islice(rows, 10_000)):
         connection.execute("BEGIN IMMEDIATE")
-        connection.executemany(INSERT, map(row, events[start : start + 10_000]))
+        connection.executemany(INSERT, batch)
         connection.execute("COMMIT")
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
     connection.close()

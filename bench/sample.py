@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 import uuid
 
 import msgspec
@@ -43,6 +44,14 @@ def orders(count: int, *, seed: int = 1) -> list[OrderPlaced]:
     source = random.Random(seed)
     pool = [_order(source) for _ in range(min(count, KEYS))]
     return [pool[index % len(pool)] for index in range(count)]
+
+
+def placed_now(order: OrderPlaced) -> OrderPlaced:
+    """The same order, placed at this moment."""
+    return OrderPlaced(
+        order_id=order.order_id, customer=order.customer, lines=order.lines, total=order.total,
+        placed_at=time.perf_counter(), note=order.note,
+    )  # fmt: skip
 
 
 def _order(source: random.Random) -> OrderPlaced:

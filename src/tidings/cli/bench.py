@@ -24,21 +24,35 @@ def bench() -> None:
 @click.option("--full", is_flag=True, help="Also what takes long: growth to 10 million events, and the WAL.")
 @click.option("--measure", "names", multiple=True, metavar="NAME", help="Only this one; may be given several times.")
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Each figure is their median.")
-@click.option("--scale", default=1.0, show_default=True, type=click.FloatRange(0.001, 10), help="Less or more work.")
-def embedded(as_json: bool, full: bool, names: tuple[str, ...], rounds: int, scale: float) -> None:
-    """The embedded broker beside hand-written sqlite3 and msgspec, round by round in turn."""
+@click.option("--write", type=click.Path(dir_okay=False, path_type=Path), help="Put the table into this document.")
+@click.option("--scale", default=1.0, type=click.FloatRange(0.001, 10), hidden=True)
+def embedded(as_json: bool, write: Path | None, rounds: int, scale: float, **which: Any) -> None:
+    """The embedded broker beside hand-written sqlite3 and msgspec, round by round in turn.
+
+    `ratio` is ours / raw: for rates more is better, for latency, idle CPU, bytes and the WAL less is.
+    """
     measures = _measures("embedded")
-    outcomes = measures.run(
-        measures.chosen(names, full), rounds=rounds, scale=scale, progress=lambda text: click.echo(text, err=True)
-    )
-    emit([msgspec.to_builtins(outcome.row) for outcome in outcomes], as_json)
+    names = measures.chosen(which["names"], which["full"])
+    outcomes = measures.run(names, rounds=rounds, scale=scale, progress=_tell)
+    if write is not None:
+        _measures("report").write_embedded(write, outcomes)
+    rows = [msgspec.to_builtins(outcome.row) for outcome in outcomes]
+    if not as_json:
+        for row, outcome in zip(rows, outcomes, strict=True):
+            row |= {"to reach": str(outcome.goal), "reached": "yes" if outcome.met else "no"}
+    emit(rows, as_json)
+
+
+def _tell(text: str) -> None:
+    click.echo(text, err=True)
 
 
 def _measures(name: str) -> Any:
     """A module of `bench/`, which lies beside `src/` in the source tree and is not part of the wheel."""
     for root in (Path(tidings.__file__).parents[2], Path.cwd()):
         if (root / "bench" / f"{name}.py").is_file():
-            sys.path.insert(0, str(root))
+            if str(root) not in sys.path:
+                sys.path.insert(0, str(root))
             return importlib.import_module(f"bench.{name}")
     raise click.ClickException(
         "The benchmarks are not installed with the package: they are in the source tree. "

@@ -1,0 +1,73 @@
+"""The benchmarks run and say what they promise to say; how fast, no test can judge."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SMALL = ("--rounds", "1", "--scale", "0.02")
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tidings", "bench", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+
+
+@pytest.mark.parametrize(
+    ("measure", "rows"),
+    [
+        ("publish_100", ["publish_100"]),
+        ("publish_many", ["publish_many"]),
+        ("consume_async", ["consume_async"]),
+        ("consume_sync", ["consume_sync"]),
+        ("sql_and_publish", ["sql_and_publish"]),
+        ("end_to_end", ["end_to_end", "end_to_end_p99"]),
+        ("idle_cpu", ["idle_cpu"]),
+        ("growth", ["growth", "growth_tail", "growth_bytes"]),
+        ("wal", ["wal"]),
+    ],
+)
+def test_a_measure_is_told_beside_the_raw_loop(measure: str, rows: list[str]) -> None:
+    done = bench("embedded", "--json", "--measure", measure, *SMALL)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert [row["measure"] for row in told] == rows
+    for row in told:
+        assert list(row) == ["measure", "ours", "raw", "ratio", "unit"]
+        assert row["ours"] > 0
+        assert row["ratio"] == pytest.approx(row["ours"] / row["raw"])
+
+
+def test_all_measures_of_the_default_run_are_known_and_the_long_ones_are_left_out() -> None:
+    from bench.embedded import chosen
+
+    default = ["publish_1", "publish_100", "publish_1000", "publish_many", "consume_async", "consume_sync",
+               "sql_and_publish", "end_to_end", "idle_cpu"]  # fmt: skip
+    assert chosen([], full=False) == default
+    assert chosen([], full=True) == [*default, "growth", "wal"]
+
+
+def test_an_unknown_measure_is_refused_with_the_known_ones() -> None:
+    done = bench("embedded", "--measure", "nothing")
+    assert done.returncode == 2
+    assert "there is no measure 'nothing'; there are: publish_1," in done.stderr
+
+
+def test_the_document_keeps_its_other_sections(tmp_path: Path) -> None:
+    from bench.report import replace_section
+
+    document = tmp_path / "performance.md"
+    for name, body in [("embedded", "one"), ("peers", "two"), ("embedded", "three")]:
+        replace_section(document, name, body)
+    _, _, sections = document.read_text().partition("<!-- embedded -->")
+    assert sections == "\nthree\n<!-- /embedded -->\n\n<!-- peers -->\ntwo\n<!-- /peers -->\n"
+
+
+def test_a_run_is_written_into_the_document(tmp_path: Path) -> None:
+    document = tmp_path / "performance.md"
+    done = bench("embedded", "--measure", "publish_many", *SMALL, "--write", str(document))
+    assert done.returncode == 0, done.stderr
+    assert "| `publish_many` |" in document.read_text()
+    assert "SQLite" in document.read_text()

@@ -56,9 +56,9 @@ class Chunk:
     def share(self, result: Sequence[Record], tx: Tx | None, failed: ItemsFailed | None = None) -> None:
         """What one call for all items came to: the records belong to all of them."""
         errors = {id(message): error for message, error in failed.errors} if failed else {}
-        self.failures = [(delivery, errors[id(message)]) for delivery, message in self.items if id(message) in errors]
+        self.failures[:] = [(delivery, errors[id(message)]) for delivery, message in self.items if id(message) in errors]
         done = [delivery for delivery, message in self.items if id(message) not in errors]
-        self.done = [Outcome(delivery) for delivery in done]
+        self.done[:] = [Outcome(delivery) for delivery in done]  # the list that the transaction settles
         if self.done:
             self.done[-1] = Outcome(done[-1], tx, result)
 

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import inspect
 import typing
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from typing import Any, Self, TypeVar, Unpack
 
@@ -51,6 +52,8 @@ class App:
         self._resources = contextlib.AsyncExitStack()
         self._codec: Codec | None = None
         self.trace: Callable[[], dict[str, str]] | None = None
+        self.published: Counter[str] = Counter()
+        """What the program itself has published, by type; what handlers have is in the meters of their workers."""
 
     # -- declaring
 
@@ -207,7 +210,10 @@ class App:
         lane = current.get()
         cause = lane.current.record if lane is not None and lane.current is not None else None
         codec = self.codec
-        await self.connection.broker.publish([codec.encode(event, cause, id=id, due=due) for event in events])
+        records = [codec.encode(event, cause, id=id, due=due) for event in events]
+        await self.connection.broker.publish(records)
+        for record in records:
+            self.published[record.type] += 1
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncGenerator[Transaction]:
@@ -228,6 +234,7 @@ class App:
             unit.join([transaction.tx])
             await broker.publish(transaction.records, tx=unit)
             await unit.commit()
+            self.published.update(record.type for record in transaction.records)
         finally:
             store.discard(transaction.tx)
 

@@ -23,7 +23,7 @@ from tidings.errors import (
     StorageError,
     TransactionEnded,
 )
-from tidings.lane import STORAGE_PAUSE, Lane, Outcome, same_key
+from tidings.lane import STORAGE_PAUSE, Lane, Outcome, current, same_key
 from tidings.retry import rule_for
 from tidings.store import Tx
 
@@ -127,6 +127,7 @@ class ChunkLane(Lane):
     def call_each(self, chunk: Chunk, guard: Callable[[Callable[[], Any]], Any], connection: Any) -> None:
         """In a thread: one after another, until one fails or the time to hold the transaction is over."""
         desk = self.desk
+        current.set(self)
         until = desk.clock.monotonic() + HOLD if connection is not None else float("inf")
         for delivery, message in chunk.items:
             began = self.started = desk.clock.monotonic()
@@ -145,6 +146,8 @@ class ChunkLane(Lane):
         """In a thread: one call for all items; where that fails as a whole, one for each, to find the bad one."""
         began = self.desk.clock.monotonic()
         last = chunk.items[-1][0]
+        current.set(self)
+        self.current = last
         try:
             result = guard(lambda: self.desk.call([message for _, message in chunk.items], last, connection))
             chunk.share(self.records(result, last), None)

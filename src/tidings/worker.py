@@ -46,7 +46,7 @@ class Worker:
         self.clock = clock
         self.meter = Meter()
         self.reader = Reader(bound.types)
-        self.call = chain(middleware, bound.call)
+        self.call = chain(middleware, bound.call, in_thread=bound.mode is not Mode.LOOP)
         self.plain = None if middleware else bound.plain
         self.threads = ThreadPoolExecutor(bound.concurrency, bound.name) if bound.mode is Mode.THREAD else None
         self.lanes = [_lane(self) for _ in range(bound.concurrency)]

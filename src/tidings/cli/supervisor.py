@@ -1,0 +1,188 @@
+"""Keeps worker processes alive: starts them, starts them again when they die, ends them in order.
+
+A worker process is `tidings run` with one more option: a socket over which it tells that it is ready, and at whose end
+it ends itself, so that none outlives its supervisor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+import socket
+import time
+from asyncio.subprocess import Process
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tidings.cli.main import WRONG
+from tidings.cli.reload import changes
+from tidings.runtime import DRAINED, FAILED, GAVE_UP
+
+log = logging.getLogger("tidings")
+
+FIRST, MOST = 0.1, 10.0
+"""Seconds to wait before a dead worker is started again: at first, and at most."""
+MARGIN = 12.0
+"""Seconds beyond the grace time before a worker is killed: after ten it ends itself, unless it can do nothing at all."""
+NOTHING_BEGUN = {-signal.SIGTERM, -signal.SIGINT, 130}
+"""How a worker ends that was told to stop before it had started."""
+
+
+class Slot:
+    """One worker process after another. `code` is how the last one ended."""
+
+    def __init__(self, command: Sequence[str], stop: asyncio.Event, *, patient: bool) -> None:
+        self.code = DRAINED
+        self.folders: set[str] = set()
+        self._command = command
+        self._stop = stop
+        self._patient = patient
+        self._over = asyncio.Event()
+        self._grace = 0.0
+        self._ready = self._was_ready = False
+        self._reloading = False
+
+    def end(self) -> None:
+        """Let the worker end in order; a new one follows only if that is not the end of all."""
+        self._over.set()
+
+    def reload(self) -> None:
+        """Let a new worker follow this one, or the one that could not start."""
+        self._reloading = True
+        self._over.set()
+
+    async def keep(self) -> None:
+        """Keep a worker running until `stop` is set."""
+        pause = FIRST
+        while not self._stop.is_set():
+            began = time.monotonic()
+            self.code = await self._live()
+            if self._stop.is_set():
+                return
+            if self._reloading:
+                self._reloading = False
+                self._over.clear()
+                continue
+            if self.code == WRONG and not self._was_ready and not self._patient:
+                self._stop.set()  # what was asked for cannot be, and will not be at the next try
+                return
+            pause = FIRST if time.monotonic() - began > MOST else pause
+            await self._pause(pause)
+            pause = min(2 * pause, MOST)
+
+    async def _pause(self, seconds: float) -> None:
+        if self._patient and not self._ready:
+            log.warning("a worker could not start (%s); it is tried again when a file changes", _how(self.code))
+            await self._over.wait()
+        else:
+            log.warning("a worker ended with %s and is started again in %g s", _how(self.code), seconds)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._over.wait()
+        if not self._stop.is_set():
+            self._reloading = False
+            self._over.clear()
+
+    async def _live(self) -> int:
+        """The life of one process; returns how it ended."""
+        self._ready = False
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [*self._command, f"--lifeline={theirs.fileno()}"]
+            try:
+                process = await asyncio.create_subprocess_exec(*command, pass_fds=[theirs.fileno()])
+            except OSError as error:
+                ours.close()
+                log.warning("no worker could be started: %s", error)
+                return FAILED
+        listening = asyncio.create_task(self._listen(ours), name=f"lifeline of {process.pid}")
+        dying = asyncio.create_task(process.wait(), name=f"worker {process.pid}")
+        ending = asyncio.create_task(self._over.wait(), name=f"end of {process.pid}")
+        try:
+            await asyncio.wait([dying, ending], return_when=asyncio.FIRST_COMPLETED)
+            if not dying.done():
+                await self._finish(process, dying)
+            return await dying
+        finally:
+            ending.cancel()
+            listening.cancel()
+
+    async def _finish(self, process: Process, dying: asyncio.Task[int]) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+            done, _ = await asyncio.wait([dying], timeout=self._grace + MARGIN)
+            if not done:
+                log.critical("worker %d does not end in its grace time and is killed", process.pid)
+                process.kill()
+
+    async def _listen(self, ours: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=ours)
+        try:
+            while line := await reader.readline():
+                told = json.loads(line)
+                if "ready" in told:
+                    self._ready = self._was_ready = True
+                else:
+                    self._grace = told["grace"]
+                    self.folders.update(told["folders"])
+        except ConnectionError:
+            pass  # the worker is dead, which is seen elsewhere
+        finally:
+            writer.close()
+
+
+class Supervisor:
+    """Runs `workers` processes. `command(index)` is the command line of each.
+
+    `reload` names the modules (`module:app`) whose folders are watched; none for no watching.
+    """
+
+    def __init__(self, command: Callable[[int], Sequence[str]], *, workers: int, reload: Sequence[str] = ()) -> None:
+        self._stop = asyncio.Event()
+        self._targets = reload
+        self._slots = [Slot(command(index), self._stop, patient=bool(reload)) for index in range(workers)]
+
+    async def run(self) -> int:
+        """Keep the workers running until SIGTERM or SIGINT; returns the exit code."""
+        loop = asyncio.get_running_loop()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(name, self._stop.set)
+        async with asyncio.TaskGroup() as group:
+            for slot in self._slots:
+                group.create_task(slot.keep())
+            watching = group.create_task(self._watch()) if self._targets else None
+            await self._stop.wait()
+            if watching is not None:
+                watching.cancel()
+            for slot in self._slots:
+                slot.end()
+        return verdict([slot.code for slot in self._slots])
+
+    async def _watch(self) -> None:
+        async for names in changes(self._folders):
+            log.info("%s changed: the workers are started again", ", ".join(names))
+            for slot in self._slots:
+                slot.reload()
+
+    def _folders(self) -> set[str]:
+        here = Path.cwd()
+        modules = [target.partition(":")[0].split(".") for target in self._targets]
+        guessed = {str(here.joinpath(*names[:-1])) for names in modules} | {str(here.joinpath(*n)) for n in modules}
+        return guessed.union(*(slot.folders for slot in self._slots))
+
+
+def verdict(codes: Sequence[int]) -> int:
+    """The exit code of all: 0 only if each worker has settled all that it had begun, 3 if one had to give it up."""
+    ended = [DRAINED if code in NOTHING_BEGUN else code for code in codes]
+    if GAVE_UP in ended or -signal.SIGKILL in ended:
+        return GAVE_UP
+    if WRONG in ended:
+        return WRONG
+    return FAILED if any(ended) else DRAINED
+
+
+def _how(code: int) -> str:
+    return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"

@@ -1,0 +1,229 @@
+"""Finds out what no exception tells: an event loop that is blocked, a handler that has work and makes no progress.
+
+It runs in a thread beside the event loop that it watches (see `lookout.py`). What it finds turns readiness off until
+it is over, is logged once with the stacks, and, where `stall_exit` is set, ends the process with exit code 70, so that
+a supervisor starts it again and the event that did it has one attempt less.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Sequence
+
+from tidings.app import App
+from tidings.broker import Delivery, Lag
+from tidings.clock import Clock
+from tidings.errors import BrokerError, Closed
+from tidings.lane import about
+from tidings.observe import stacks
+from tidings.worker import Worker
+
+log = logging.getLogger("tidings")
+
+SOFTWARE = 70
+"""The exit code: EX_SOFTWARE of sysexits.h."""
+BEAT = 1.0
+BLOCKED = 5.0
+LOOK = 15.0
+SLACK = 0.5
+FLUSH = 2.0
+
+
+def end(code: int) -> None:
+    """End the process at once, whatever blocks it; log lines that are waiting are written, if that takes no longer."""
+    flushing = threading.Thread(target=logging.shutdown, daemon=True)
+    flushing.start()
+    flushing.join(FLUSH)
+    os._exit(code)
+
+
+class Pulse:
+    """Whether an event loop still turns, as another thread sees it. `beat` is called now and then, there."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
+        self._loop = loop
+        self._clock = clock
+        self._asked: float | None = None
+        self._beaten = clock.monotonic()
+
+    def beat(self) -> float:
+        """Ask the loop for a sign of life; returns for how many seconds it has owed one."""
+        now = self._clock.monotonic()
+        if now - self._beaten > 2 * BEAT and self._asked is not None:
+            self._asked = now  # this thread did not run either: the process was stopped, the loop is not to blame
+        self._beaten = now
+        if self._asked is None:
+            self._asked = now
+            self._loop.call_soon_threadsafe(self._answer)
+        return now - self._asked
+
+    def _answer(self) -> None:
+        self._asked = None
+
+
+class Progress:
+    """Since when a handler has had something to do and has done nothing of it.
+
+    Two things count as something to do: events in its own hands, which are due within `stall` and its own time limit;
+    and events of its group that nobody takes. Those may be waiting for their next try, so they are due only after the
+    longest delay that its policy has.
+    """
+
+    def __init__(self, worker: Worker, stall: float, now: float) -> None:
+        options = worker.bound.options
+        self.worker = worker
+        self.patience = stall + (options.timeout or 0.0) + (1.0 / options.rate if options.rate else 0.0)
+        self.long_patience = self.patience + max(rule.most * (1.0 + rule.jitter) for rule in options.retry.values())
+        self._settled = worker.meter.progress
+        self._held_since = self._waited_since = now
+        self._waiting, self._oldest = 0, 0.0
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing was settled since the last look: then how far it is behind is worth asking."""
+        return self.worker.meter.progress == self._settled and not self.worker.paused
+
+    def look(self, lags: Sequence[Lag], now: float) -> str | None:
+        """What is wrong, if anything; `lags` are those of its topics, where they are known."""
+        meter, name = self.worker.meter, self.worker.bound.name
+        moved = meter.progress != self._settled
+        self._settled = meter.progress
+        if moved or not meter.in_flight:
+            self._held_since = now
+        if moved or self._others_moved(lags, now):
+            self._waited_since = now
+        if now - self._held_since > self.patience:
+            return f"{name} holds {meter.in_flight} events and has settled none for {now - self._held_since:.0f} s"
+        if now - self._waited_since > self.long_patience:
+            return f"{name}: {self._waiting} events wait and none was settled for {now - self._waited_since:.0f} s"
+        return None
+
+    def _others_moved(self, lags: Sequence[Lag], now: float) -> bool:
+        """Whether nothing waits, or other members of the group have settled something since the last look."""
+        waiting = sum(lag.waiting or 0 for lag in lags)
+        oldest = now - max((lag.oldest or 0.0 for lag in lags), default=0.0)
+        moved = not waiting or waiting < self._waiting or oldest > self._oldest + SLACK
+        self._waiting, self._oldest = waiting, oldest
+        return moved
+
+
+class Watchdog:
+    """Watches the event loop that it is made on and the workers there.
+
+    `stall` in seconds: how long there may be a backlog and no progress. `ends`: whether a finding ends the process.
+    """
+
+    def __init__(self, apps: Sequence[App], clock: Clock, *, stall: float, ends: bool = False) -> None:
+        self._apps = apps
+        self._clock = clock
+        self._stall = stall
+        self._ends = ends
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._progress: dict[str, Progress] = {}
+        self._stalled: list[str] = []
+        self._blocked = 0.0
+        self._said_blocked = False
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why the process is not ready, as far as the watchdog knows. Safe from any thread."""
+        blocked = [f"the event loop has been blocked for {self._blocked:.0f} s"] if self._is_blocked else []
+        return [*blocked, *self._stalled, *self._stuck()]
+
+    @property
+    def hopeless(self) -> list[str]:
+        """Those that nothing but a restart will mend."""
+        return self.reasons[:1] if self._blocked > self._stall else []
+
+    @property
+    def _is_blocked(self) -> bool:
+        return self._blocked > min(BLOCKED, self._stall)
+
+    def _stuck(self) -> list[str]:
+        workers = [worker for app in self._apps for worker in app.workers]
+        return [
+            f"{worker.bound.name} hangs in a thread with event {stuck.record.id}"
+            for worker in workers
+            if (stuck := worker.stuck) is not None and any(lane.current is stuck for lane in worker.lanes)
+        ]
+
+    # -- in the watching thread
+
+    async def watch(self) -> None:
+        """Watch, for ever. To be run in another thread than the one that made this."""
+        pulse = Pulse(self._loop, self._clock)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._watch_progress(), name="tidings-progress")
+            while True:
+                self._blocked = pulse.beat()
+                self._judge_blocked()
+                await self._clock.sleep(min(BEAT, self._stall / 4))
+
+    def _judge_blocked(self) -> None:
+        if not self._is_blocked:
+            self._said_blocked = False
+            return
+        if not self._said_blocked:
+            self._said_blocked = True
+            delivery, name = self._at_fault()
+            log.critical(
+                "the event loop is blocked, so nothing else goes on: %s",
+                stacks.of_thread(self._thread),
+                extra=about(delivery, name) if delivery is not None else {},
+            )
+        if self._ends and self._blocked > self._stall:
+            self._end("the event loop stays blocked")
+
+    def _at_fault(self) -> tuple[Delivery | None, str]:
+        """The event whose handler blocks the loop: the one in the lane that is the loop's current task."""
+        task = asyncio.current_task(self._loop)
+        for app in self._apps:
+            for worker in app.workers:
+                for lane in worker.lanes:
+                    if lane.task is task and task is not None:
+                        return lane.current, worker.bound.name
+        return None, ""
+
+    async def _watch_progress(self) -> None:
+        while True:
+            await self._clock.sleep(min(self._stall / 4, LOOK))
+            looking = asyncio.run_coroutine_threadsafe(self._look(), self._loop)
+            self._judge_stalled(await asyncio.wrap_future(looking))
+
+    def _judge_stalled(self, found: list[str]) -> None:
+        new = [reason for reason in found if not self._stalled]
+        self._stalled = found
+        if new:
+            log.critical("no progress: %s\n%s", "; ".join(new), stacks.of_all(self._loop))
+        if found and self._ends:
+            self._end("there is a backlog and no progress")
+
+    def _end(self, why: str) -> None:
+        log.critical("%s: the process ends, to be started again (stall_exit)", why)
+        end(SOFTWARE)
+
+    # -- on the loop that is watched
+
+    async def _look(self) -> list[str]:
+        workers = [(app, worker) for app in self._apps for worker in app.workers]
+        found = [await self._look_at(app, worker) for app, worker in workers]
+        return [problem for problem in found if problem is not None]
+
+    async def _look_at(self, app: App, worker: Worker) -> str | None:
+        name, lags = worker.bound.name, list[Lag]()
+        progress = self._progress.get(name)
+        if progress is None or progress.worker is not worker:
+            progress = self._progress[name] = Progress(worker, self._stall, self._clock.monotonic())
+        try:
+            for topic in worker.bound.topics if progress.idle else ():
+                if app.connection is not None:
+                    lags.append(await app.connection.broker.lag(topic, name))
+        except Closed as closed:
+            return f"{name}: {closed}"
+        except BrokerError:
+            pass  # how far it is behind is unknown just now
+        return progress.look(lags, self._clock.monotonic())

@@ -178,8 +178,11 @@ class Database:
             connection.executescript(f"PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={FORMAT};")
 
 
-def refuse_network(path: Path, mounts: str | None = None) -> None:
-    """Raise StorageUnsafe where `path` lies on a network file system. `mounts` is in the form of /proc/mounts."""
+def mount_of(path: Path, mounts: str | None = None) -> tuple[str, str]:
+    """Where the file system that holds `path` is mounted, and its kind; empty where that is not known.
+
+    `mounts` is in the form of /proc/mounts, which is read by default.
+    """
     if mounts is None:
         table = Path("/proc/mounts")
         mounts = table.read_text() if table.exists() else ""
@@ -192,6 +195,12 @@ def refuse_network(path: Path, mounts: str | None = None) -> None:
         inside = str(path) == point or str(path).startswith(point.rstrip("/") + "/")
         if inside and len(point) >= len(best):
             best, kind = point, fields[2]
+    return best, kind
+
+
+def refuse_network(path: Path, mounts: str | None = None) -> None:
+    """Raise StorageUnsafe where `path` lies on a network file system. `mounts` is in the form of /proc/mounts."""
+    best, kind = mount_of(path, mounts)
     if kind in NETWORK_FILE_SYSTEMS:
         raise StorageUnsafe(
             f"{path} lies on {best}, a network file system ({kind}), where locks and fsync cannot be trusted. "

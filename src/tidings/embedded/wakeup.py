@@ -24,7 +24,7 @@ class Wakeup:
         self._heard = heard
         self._loop = asyncio.get_running_loop()
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        self._watch = _inotify(path)
+        self._watch = watch(path)
         if self._watch is not None:
             self._loop.add_reader(self._watch, self._drain)
 
@@ -56,14 +56,15 @@ class Wakeup:
         os.close(self._file)
 
 
-def _inotify(path: Path) -> int | None:
+def watch(path: Path) -> int | None:
+    """A file descriptor that can be read when the file was written to; None where there is no inotify."""
     if not sys.platform.startswith("linux"):
         return None
     libc = ctypes.CDLL(None, use_errno=True)
-    watch: int = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-    if watch < 0:
+    file: int = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    if file < 0:
         return None
-    if libc.inotify_add_watch(watch, os.fsencode(path), IN_MODIFY) < 0:
-        os.close(watch)
+    if libc.inotify_add_watch(file, os.fsencode(path), IN_MODIFY) < 0:
+        os.close(file)
         return None
-    return watch
+    return file

@@ -7,7 +7,6 @@ until somebody replays or drops it. Replaying publishes it to `replay.<handler>`
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
 
 import msgspec
 
@@ -80,15 +79,10 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in clean)
 
 
-async def replay(broker: Broker, handler: str, letters: Sequence[Record], clock: Clock) -> None:
-    """Give dead letters back to their handler, in the order given; their history stays in their headers."""
-    await broker.publish([_revived(letter, handler, clock) for letter in letters])
-
-
-def _revived(letter: Record, handler: str, clock: Clock) -> Record:
-    return Record(
-        replay_topic_of(handler), letter.value, letter.key, letter.type, clock.id(), letter.time, letter.headers
-    )
+def revived(letter: Record, handler: str, clock: Clock) -> Record:
+    """What gives a dead letter back to its handler; its history stays in its headers."""
+    topic = replay_topic_of(handler)
+    return Record(topic, letter.value, letter.key, letter.type, clock.id(), letter.time, letter.headers)
 
 
 def edited(letter: Record, value: bytes, clock: Clock) -> Record:

@@ -45,7 +45,7 @@ FEED = """SELECT f.id, f.topic, min(p.pos),
 JOINED = """FROM tidings_log l INDEXED BY tidings_log_topic
     JOIN tidings_position p ON p.feed = :feed AND p.part = l.part
     LEFT JOIN tidings_ack a ON a.feed = :feed AND a.pos = l.pos"""
-UNSETTLED = "((a.state IS NULL AND l.pos > p.pos) OR a.state != 0)"
+UNSETTLED = "((a.state IS NULL AND l.pos > p.pos) OR coalesce(a.state, 0) != 0)"
 OPEN = f"""SELECT l.pos, l.id, l.type, l.key, l.time, l.headers, l.body {JOINED}
     WHERE l.topic = :topic AND l.pos > :low AND {UNSETTLED} ORDER BY l.pos LIMIT :limit"""
 MOVED = f"""SELECT count(*) FILTER (WHERE l.pos >= :first AND NOT {UNSETTLED}),

@@ -1,0 +1,51 @@
+"""The event classes that an app's code knows, to check payloads against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import click
+import msgspec
+
+from tidings.app import App
+from tidings.cli.target import load_apps
+from tidings.codec import MISFITS, explain
+from tidings.errors import InvalidEvent
+from tidings.message import Event, contract_of
+
+
+class Schemas:
+    """The event classes of the apps that `module:app` names, and of what their modules import."""
+
+    def __init__(self, spec: str) -> None:
+        self.spec = spec
+        self.apps = load_apps(spec)
+
+    def find(self, type: str) -> tuple[type[Event], App]:
+        """The class of this name, and the app that handles it or else the first. Raises click.UsageError."""
+        for app in self.apps:
+            sources = [source for handler in app.handlers.values() for source in handler.sources]
+            for source in sources:
+                if not isinstance(source, str) and contract_of(source).name == type:
+                    return source, app
+        imported = {contract_of(cls).name: cls for cls in _events(Event)}
+        if type not in imported:
+            names = ", ".join(sorted(imported)) or "none"
+            raise click.UsageError(f"{self.spec} knows no event {type!r}; it knows: {names}.")
+        return imported[type], self.apps[0]
+
+
+def check(event: type[Event], body: bytes) -> Any:
+    """The event that a JSON payload is. Raises InvalidEvent, which names the field that does not fit."""
+    try:
+        return msgspec.json.decode(body, type=event)
+    except MISFITS as error:
+        raise InvalidEvent(f"{contract_of(event).name}: {explain(error)}") from error
+
+
+def _events(cls: type[Event]) -> Iterator[type[Event]]:
+    for child in cls.__subclasses__():
+        if "__contract__" in child.__dict__:
+            yield child
+        yield from _events(child)

@@ -306,8 +306,8 @@ class LoopLane(Lane):
                     continue  # a row that it read has changed meanwhile: run it again
                 except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001 - retried or buried
                     error = raised
+            problem = self._interruption(error) if isinstance(error, asyncio.CancelledError) else error
             try:
-                problem = self._interruption(error) if isinstance(error, asyncio.CancelledError) else error
                 pause = self.pause_after(problem, again)
                 if pause is None:
                     await self.failed(delivery, problem)

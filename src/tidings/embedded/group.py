@@ -226,23 +226,26 @@ class Group:
         if read_to and rows[-1][0] >= max(read_to.values()):
             feed.read_to = {}
         feed.early -= {row[0] for row in rows}
-        waiting = [row for row in fresh if row[4] in held]
-        if waiting:
-            values = [(feed.id, row[0], row[1], HELD, 0, 0.0, row[4]) for row in waiting]
-            keys = {row[4] for row in waiting}
+        while waiting := [row for row in fresh if row[4] in held]:  # while these are parked, more keys may be held back
+            parked = {row[0] for row in waiting}
+            fresh = [row for row in fresh if row[0] not in parked]
+            await self._park(feed, waiting)
+        return fresh
 
-            mine = self._mine
+    async def _park(self, feed: Feed, rows: Sequence[Any]) -> None:
+        values = [(feed.id, row[0], row[1], HELD, 0, 0.0, row[4]) for row in rows]
+        keys = {row[4] for row in rows}
+        mine = self._mine
 
-            def park(connection: Connection) -> None:
-                self._fence(connection, mine)
-                connection.executemany(PARK, values)
-                for key in keys:
-                    connection.execute(RELEASE_NEXT, {"feed": feed.id, "key": key})
+        def park(connection: Connection) -> None:
+            self._fence(connection, mine)
+            connection.executemany(PARK, values)
+            for key in keys:
+                connection.execute(RELEASE_NEXT, {"feed": feed.id, "key": key})
 
-            await self._run(park)
-            held.update(keys)
-            self._look(feed)
-        return [row for row in fresh if row[4] not in held] if waiting else fresh
+        await self._run(park)
+        feed.held.update(keys)
+        self._look(feed)
 
     async def _lend_exceptions(self, feeds: Sequence[Feed], limit: int) -> Sequence[Delivery]:
         """Those that are due; suspects one at a time, with nothing else out."""

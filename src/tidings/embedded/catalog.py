@@ -55,6 +55,14 @@ FIRST_SINCE = """SELECT pos FROM tidings_log INDEXED BY tidings_log_topic
 PAGE = 500
 
 
+class Pages(NamedTuple):
+    """The pages of the file; `size` of each in bytes."""
+
+    size: int
+    total: int
+    free: int
+
+
 class Topic(NamedTuple):
     """A topic. `size` is in bytes of payload and headers, None where counting it would read too much."""
 
@@ -115,6 +123,8 @@ class Catalog:
     def _check(self) -> None:
         self.read("PRAGMA busy_timeout=5000")
         (owner,), (version,) = self.read("PRAGMA application_id")[0], self.read("PRAGMA user_version")[0]
+        if self.read("PRAGMA page_count") == [(0,)]:
+            raise StorageError(f"{self.path} is empty; it becomes a database when an app starts or publishes there.")
         if owner != APPLICATION_ID:
             raise StorageForeign(f"{self.path} is not a database of tidings; choose another file.")
         if version > FORMAT:
@@ -132,6 +142,23 @@ class Catalog:
             return self.connection.execute(sql, values).fetchall()
         except sqlite3.Error as error:
             raise named(error, self.path) from error
+
+    # -- the file
+
+    def pages(self) -> Pages:
+        """How large the file is."""
+        (size,), (total,), (free,) = (
+            self.read(f"PRAGMA {name}")[0] for name in ("page_size", "page_count", "freelist_count")
+        )
+        return Pages(size, total, free)
+
+    def damage(self, *, full: bool) -> list[str]:
+        """What SQLite finds wrong with the file, empty where it is whole; `full` also compares indexes with tables.
+
+        Reads the whole file in one transaction, in which no checkpoint can shrink the WAL.
+        """
+        found = [row[0] for row in self.read(f"PRAGMA {'integrity_check' if full else 'quick_check'}(20)")]
+        return [] if found == ["ok"] else [line for text in found for line in text.splitlines() if line[:3] != "***"]
 
     # -- what there is
 

@@ -18,6 +18,7 @@ LAYERS = [
         "dead",
         "lane",
         "chunk",
+        "turns",
         "worker",
         "outbox",
         "inbox",

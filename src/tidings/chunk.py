@@ -23,7 +23,7 @@ from tidings.errors import (
     StorageError,
     TransactionEnded,
 )
-from tidings.lane import STORAGE_PAUSE, Lane, Outcome, current, same_key
+from tidings.lane import STORAGE_PAUSE, Desk, Lane, Outcome, current, same_key
 from tidings.retry import rule_for
 from tidings.store import Tx
 
@@ -56,7 +56,9 @@ class Chunk:
     def share(self, result: Sequence[Record], tx: Tx | None, failed: ItemsFailed | None = None) -> None:
         """What one call for all items came to: the records belong to all of them."""
         errors = {id(message): error for message, error in failed.errors} if failed else {}
-        self.failures[:] = [(delivery, errors[id(message)]) for delivery, message in self.items if id(message) in errors]
+        self.failures[:] = [
+            (delivery, errors[id(message)]) for delivery, message in self.items if id(message) in errors
+        ]
         done = [delivery for delivery, message in self.items if id(message) not in errors]
         self.done[:] = [Outcome(delivery) for delivery in done]  # the list that the transaction settles
         if self.done:
@@ -66,9 +68,26 @@ class Chunk:
 class ChunkLane(Lane):
     """For handlers that are given several events in one go: lists, and `def` handlers."""
 
+    def __init__(self, desk: Desk) -> None:
+        super().__init__(desk)
+        self._holding = 0
+
     async def step(self) -> None:
         """Handle the next chunk, and again what of it was not reached."""
-        items = await self._take()
+        keys: set[str] = set()
+        try:
+            await self._handle(await self._take(keys))
+        finally:
+            self._holding = 0
+            for key in keys:
+                self.desk.turns.end(key)
+
+    @property
+    def holding(self) -> int:
+        """How many events it has taken and not finished."""
+        return self._holding
+
+    async def _handle(self, items: list[Item]) -> None:
         tries: dict[int, int] = {}
         while items:
             chunk = Chunk(items)
@@ -85,13 +104,17 @@ class ChunkLane(Lane):
         """Handle the items and settle what is done."""
         raise NotImplementedError
 
-    async def _take(self) -> list[Item]:
-        most = self.desk.bound.options.batch if self.desk.bound.takes_list else CHUNK
+    async def _take(self, keys: set[str]) -> list[Item]:
+        """The next items, and in `keys` what they keep busy. Lanes beside this one get their share."""
+        bound, turns = self.desk.bound, self.desk.turns
+        most = bound.options.batch if bound.takes_list else min(CHUNK, -(-len(turns.queue) // bound.concurrency))
         items: list[Item] = []
         skipped: list[Outcome] = []
-        while self.queue and len(items) < most:
-            delivery = self.queue.popleft()
+        while len(items) < most and (delivery := turns.take(keys)) is not None:
             self.current = delivery
+            self._holding += 1
+            if delivery.record.key is not None:
+                keys.add(delivery.record.key)
             try:
                 if self.skips(delivery.record):
                     self.desk.meter.skipped += 1
@@ -200,8 +223,20 @@ class LoopListLane(ChunkLane):
         if tx is not None and not desk.store.finish(tx):
             raise Conflict(f"{desk.bound.name}: rows that it read have changed meanwhile")
         chunk.share(self.records(result, last), tx, failed)
+        if self.behind:
+            self._put_behind(chunk)
+            return
         desk.meter.handling.observe(desk.clock.monotonic() - self.started)
         desk.finished(chunk.done)
+
+    def _put_behind(self, chunk: Chunk) -> None:
+        """Others have to be handled before these after all."""
+        for outcome in chunk.done:
+            self.discard(outcome)
+        queue = self.desk.turns.queue
+        first = [queue.popleft() for _ in range(min(self.behind, len(queue)))]
+        queue.extendleft(reversed([*first, *(outcome.delivery for outcome in chunk.done)]))
+        self.behind = 0
 
 
 class ThreadLane(ChunkLane):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
@@ -32,6 +31,7 @@ from tidings.handler import Bound
 from tidings.meter import Meter
 from tidings.retry import rule_for
 from tidings.store import Store, Tx
+from tidings.turns import Turns
 
 log = logging.getLogger("tidings")
 
@@ -60,10 +60,16 @@ class Desk(Protocol):
     reader: Reader
     call: Callable[[Any, Delivery, Any], Any]
     plain: Callable[[Any], Any] | None
+    turns: Turns
+    idle: list[Any]
     done: list[Delivery]
     outcomes: list[Outcome]
     have: asyncio.Event
     threads: ThreadPoolExecutor | None
+
+    def call_lane(self) -> None:
+        """Wake a lane that rests, if any."""
+        ...
 
     def finished(self, outcomes: Sequence[Outcome]) -> None:
         """These have been handled."""
@@ -87,24 +93,35 @@ class Lane:
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
-        self.queue: deque[Delivery] = deque()
         self.wake = asyncio.Event()
         self.current: Delivery | None = None
         self.started = 0.0
         self.task: asyncio.Task[None] | None = None
+        self.behind = 0  # how many of the key of `current` have to be handled before it after all
         self._interrupted: Exception | None = None
-        self._before_current = 0  # how many of the key of `current` have to be handled before it after all
+
+    @property
+    def holding(self) -> int:
+        """How many events it has taken and not finished."""
+        return self.current is not None
 
     async def work(self) -> None:
-        """Handle what is in the queue, for ever."""
+        """Handle what there is, for ever."""
         current.set(self)
         while True:
-            if not self.queue:
-                self.current = None
-                self.wake.clear()
-                await self.wake.wait()
-                continue
+            await self.rest()
             await self.step()
+
+    async def rest(self) -> None:
+        """Wait until there is something to take, and call the next lane where there is more."""
+        desk = self.desk
+        while not desk.turns.queue:
+            self.current = None
+            self.wake.clear()
+            desk.idle.append(self)
+            await self.wake.wait()
+        if len(desk.turns.queue) > 1:
+            desk.call_lane()
 
     async def step(self) -> None:
         """Handle the next event or chunk."""
@@ -115,25 +132,6 @@ class Lane:
         if self.current is not None and self._interrupted is None and self.task is not None:
             self._interrupted = why
             self.task.cancel()
-
-    def handle_again(self, delivery: Delivery) -> None:
-        """Put an event in front; what is being handled of its key just now comes after it."""
-        self.queue.appendleft(delivery)
-        if self.current is not None and same_key(self.current, delivery):
-            self._before_current += 1
-        self.wake.set()
-
-    def _overtaken(self, delivery: Delivery) -> bool:
-        """Whether what was just handled has to come after others of its key: then it is put behind them."""
-        behind, self._before_current = self._before_current, 0
-        if not behind:
-            return False
-        for index, waiting in enumerate(self.queue):
-            behind -= same_key(waiting, delivery)
-            if not behind:
-                self.queue.insert(index + 1, delivery)
-                break
-        return True
 
     def _interruption(self, cancelled: asyncio.CancelledError) -> Exception:
         """Why it was cancelled; raises again where that was not by `interrupt`."""
@@ -195,7 +193,7 @@ class Lane:
             return
         desk.meter.retried += 1
         self._tell(logging.WARNING, f"%s failed and is tried again in {delay:.1f} s: %s", delivery, error)
-        self.withdraw(delivery)
+        desk.dropped(desk.turns.withdraw(delivery))
         await desk.hand_back([delivery], delay)
         desk.dropped(1)
 
@@ -211,16 +209,6 @@ class Lane:
             extra=about(delivery, name),
         )
         log.debug("%s failed", name, exc_info=error, extra=about(delivery, name))
-
-    def withdraw(self, delivery: Delivery) -> None:
-        """Later events of the key wait behind this one: the broker brings them again after it."""
-        key, topic = delivery.record.key, delivery.record.topic
-        if key is None:
-            return
-        keep = [d for d in self.queue if d.record.key != key or d.record.topic != topic]
-        self.desk.dropped(len(self.queue) - len(keep))
-        self.queue.clear()
-        self.queue.extend(keep)
 
     def pause_after(self, error: BaseException, again: int) -> float | None:
         """Count a failure; returns the seconds until it is tried again in the lane, or None when it is to leave it."""
@@ -243,35 +231,33 @@ class LoopLane(Lane):
     """For `async def` handlers, one event at a time, inline."""
 
     async def work(self) -> None:
-        """Handle what is in the queue, for ever."""
+        """Handle what there is, for ever."""
         function = self.desk.plain
         if function is None:
             return await super().work()
         current.set(self)
         while True:
-            if not self.queue:
-                self.current = None
-                self.wake.clear()
-                await self.wake.wait()
+            await self.rest()
             await self._burst(function)
 
     async def _burst(self, function: Callable[[Any], Any]) -> None:
-        """The fast path: nothing but decode, call and remember, as long as every event is new and goes well."""
-        desk, queue = self.desk, self.queue
+        """The fast path: nothing but decode, call and remember, as long as events are new and go well."""
+        desk, take, end = self.desk, self.desk.turns.take, self.desk.turns.end
         decoders, done, monotonic = desk.reader.json, desk.done, desk.clock.monotonic
         self.started = monotonic()
         times = [self.started]
-        while queue:
-            delivery = queue[0]
+        while (delivery := take()) is not None:
+            self.current = delivery
             record = delivery.record
             decode = decoders.get(record.type)
             if decode is None or delivery.attempt != 1 or "datacontenttype" in record.headers:
-                break
+                await self._persist(delivery, None)
+                continue
             try:
                 message = decode(record.value)
             except MISFITS:
-                break
-            self.current = queue.popleft()
+                await self._persist(delivery, None)
+                continue
             try:
                 result = await function(message)
                 if result is None:
@@ -280,23 +266,29 @@ class LoopLane(Lane):
                     desk.outcomes.append(self.outcome(delivery, None, result))
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - retried or buried
                 await self._persist(delivery, error)
-                break
+                continue
+            end(record.key)
             if len(done) < 2:
                 desk.have.set()
             self.started = monotonic()
             times.append(self.started)
         desk.meter.handling.observe_steps(times)
-        if queue:
-            await self.step()
 
     async def step(self) -> None:
         """Handle the next event."""
-        delivery = self.queue.popleft()
-        self.current = delivery
-        await self._persist(delivery, None)
+        delivery = self.desk.turns.take()
+        if delivery is not None:
+            self.current = delivery
+            await self._persist(delivery, None)
 
     async def _persist(self, delivery: Delivery, error: BaseException | None) -> None:
         """Handle an event until something came of it; `error` is what a first try has come to."""
+        try:
+            await self._try_again(delivery, error)
+        finally:
+            self.desk.turns.end(delivery.record.key)
+
+    async def _try_again(self, delivery: Delivery, error: BaseException | None) -> None:
         again = 0
         while True:
             if error is None:
@@ -327,8 +319,10 @@ class LoopLane(Lane):
         if outcome is None:
             return False
         self._interrupted = None
-        if self._before_current and self._overtaken(delivery):
+        if self.behind:
             self.discard(outcome)
+            desk.turns.end_behind(delivery, self.behind)
+            self.behind = 0
             return True
         desk.meter.handling.observe(desk.clock.monotonic() - began)
         desk.finished((outcome,))

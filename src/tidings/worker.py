@@ -1,8 +1,9 @@
 """The only loop: fetch, handle, settle.
 
-One worker runs one handler. Its feeder fetches what there is room for and deals it to the lanes by key, so that a key
-stays in order while others go on beside it. Its settler takes whatever the lanes have finished since the last commit
-and commits it at once: state, messages and acknowledgement, all or nothing. Its guard interrupts what takes too long.
+One worker runs one handler. Its feeder fetches what there is room for. Its lanes take turns, one event of a key at a
+time, so that a key stays in order while others go on beside it. Its settler takes whatever the lanes have finished
+since the last commit and commits it at once: state, messages and acknowledgement, all or nothing. Its guard interrupts
+what takes too long.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from tidings.clock import Clock
 from tidings.codec import Codec, Reader
 from tidings.errors import Closed, Conflict, Fenced, HandlerTimeout, StorageBroken, StorageError
 from tidings.handler import Bound, Mode
-from tidings.lane import STORAGE_PAUSE, Lane, LoopLane, Outcome, about
+from tidings.lane import STORAGE_PAUSE, Lane, LoopLane, Outcome, about, same_key
 from tidings.meter import Meter
 from tidings.middleware import Middleware, chain
 from tidings.store import Store
+from tidings.turns import Turns
 
 log = logging.getLogger("tidings")
 
@@ -49,6 +51,8 @@ class Worker:
         self.call = chain(middleware, bound.call, in_thread=bound.mode is not Mode.LOOP)
         self.plain = None if middleware else bound.plain
         self.threads = ThreadPoolExecutor(bound.concurrency, bound.name) if bound.mode is Mode.THREAD else None
+        self.turns = Turns()
+        self.idle: list[Lane] = []
         self.lanes = [_lane(self) for _ in range(bound.concurrency)]
         self.stuck: Delivery | None = None
         self._broker = broker
@@ -61,8 +65,6 @@ class Worker:
         self._running.set()
         self._stopping = False
         self._capacity = max(2 * bound.concurrency, LEAST)
-        self._dealt = 0
-        self._spread = 0
         self._settling = False
         self._tokens = 1.0
         self._filled = clock.monotonic()
@@ -167,26 +169,17 @@ class Worker:
                 await self.clock.sleep(0)
 
     def _deal(self, deliveries: Sequence[Delivery]) -> None:
-        """Give each lane what is of its keys."""
+        """Put these in line; lanes that rest are called one by one, as long as there is more."""
         if not self.meter.in_flight:
             self.meter.progress = self.clock.monotonic()
         self.meter.in_flight += len(deliveries)
-        lanes, count = self.lanes, len(self.lanes)
-        if count == 1:
-            lanes[0].queue.extend(deliveries)
-            lanes[0].wake.set()
-            return
-        for delivery in deliveries:
-            key = delivery.record.key
-            if key is None:
-                self._spread += 1
-                lane = lanes[self._spread % count]
-            else:
-                lane = lanes[hash(key) % count]
-            lane.queue.append(delivery)
-        for lane in lanes:
-            if lane.queue:
-                lane.wake.set()
+        self.turns.add(deliveries)
+        self.call_lane()
+
+    def call_lane(self) -> None:
+        """Wake a lane that rests, if any."""
+        if self.idle:
+            self.idle.pop().wake.set()
 
     async def _allowed(self) -> int:
         """How many the rate limit allows just now, at least 1 after a wait."""
@@ -344,13 +337,16 @@ class Worker:
         later = {id(outcome) for outcome in self.outcomes}
         self.outcomes[:] = [outcome for outcome in keep if id(outcome) in later]
         for outcome in reversed(again):
-            lane = self._lane_of(outcome.delivery)
-            lane.handle_again(outcome.delivery)
+            self._again(outcome.delivery)
+        self.call_lane()
         return [outcome for outcome in keep if id(outcome) not in later]
 
-    def _lane_of(self, delivery: Delivery) -> Lane:
-        key = delivery.record.key
-        return self.lanes[0 if key is None else hash(key) % len(self.lanes)]
+    def _again(self, delivery: Delivery) -> None:
+        """Handle it before all others; what is being handled of its key just now has to come after it."""
+        busy = self.turns.again(delivery)
+        for lane in self.lanes:
+            if lane.current is not None and (self.bound.takes_list or (busy and same_key(lane.current, delivery))):
+                lane.behind += 1
 
     def _discard(self, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:
@@ -361,12 +357,12 @@ class Worker:
         """The lease was lost: nothing that was lent is ours any more."""
         log.warning("%s: %s", self.bound.name, fenced)
         self._discard(self.outcomes)
+        self.turns.clear()
         for lane in self.lanes:
-            lane.queue.clear()
             lane.interrupt(fenced)
         self.done.clear()
         self.outcomes.clear()
-        self.meter.in_flight = sum(lane.current is not None for lane in self.lanes)
+        self.meter.in_flight = sum(lane.holding for lane in self.lanes)
         self._room.set()
 
     # -- watch

@@ -265,6 +265,11 @@ class SqliteBroker:
         """Rows of the log as what is lent. Neighbours often have the same headers: those are decoded once."""
         text, headers = self._header_text
         deliveries = []
+        if attempts is None and all(row[6] == text for row in rows):
+            return [
+                Delivery(Record(topic, body, key, type, id, time, headers), 1, pos)
+                for pos, _, id, type, key, time, _, body in rows
+            ]
         for index, (pos, _, id, type, key, time, row_text, body) in enumerate(rows):
             if row_text != text:
                 text, headers = row_text, msgspec.json.decode(row_text, type=dict[str, str])
@@ -293,11 +298,12 @@ class SqliteBroker:
             if row is None:
                 raise BrokerError(f"There is no group {group} on topic {topic}; `tidings groups` lists them.")
             feed, topic_id, group_id = row
+            for (member,) in connection.execute(membership.MEMBERS_OF, (group_id,)).fetchall():
+                membership.hand_over(connection, member, self.lent, died=False)
             connection.execute(
                 "UPDATE tidings_position SET pos = ? WHERE feed = ?", (position(connection, topic_id, to), feed)
             )
             connection.execute("DELETE FROM tidings_ack WHERE feed = ?", (feed,))
-            connection.execute("UPDATE tidings_part SET owner = NULL WHERE grp = ?", (group_id,))
             self.lent.write(feed, range(PARTS), 0)
 
         await self.run(move)

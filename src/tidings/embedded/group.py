@@ -37,8 +37,6 @@ EXCEPTIONS = """SELECT a.pos, a.tries + 1, l.part, l.id, l.type, l.key, l.time, 
     FROM tidings_ack a JOIN tidings_log l ON l.pos = a.pos
     WHERE a.feed = ? AND a.state = ? AND a.due <= ?{parts} ORDER BY a.pos LIMIT ?"""
 LEND = "UPDATE tidings_ack SET state = 3, tries = ? WHERE feed = ? AND pos = ?"
-GIVE_BACK = """UPDATE tidings_ack SET state = CASE WHEN tries > 1 THEN 4 ELSE 1 END, tries = tries - 1, due = 0
-    WHERE feed = ? AND pos = ? AND state = 3"""
 PARK = "INSERT OR IGNORE INTO tidings_ack (feed, pos, part, state, tries, due, key) VALUES (?, ?, ?, ?, ?, ?, ?)"
 AGAIN = """INSERT INTO tidings_ack (feed, pos, part, state, tries, due, key) VALUES (?, ?, ?, 1, ?, ?, ?)
     ON CONFLICT DO UPDATE SET state = 1, due = excluded.due, tries = excluded.tries"""
@@ -127,6 +125,28 @@ def watermark(lent: dict[int, Any], cursor: int, acked: set[int] | frozenset[int
 
 Again = tuple[Feed, Delivery, int]
 Withdrawn = tuple[Feed, int, int, str]
+
+
+class Settling(NamedTuple):
+    """What an acknowledgement means for a feed: how far it is settled now, and what is settled above that."""
+
+    feed: Feed
+    acked: set[int]
+    retried: dict[int, str | None]
+    mark: int
+    above: list[tuple[Any, ...]]
+
+
+def _settle(connection: Connection, settling: Settling, mine: Mine) -> None:
+    feed = settling.feed
+    connection.execute(SETTLE.format(parts=mine.sql), (settling.mark, feed.id, settling.mark))
+    if settling.above:
+        connection.executemany(PARK, settling.above)
+    if settling.above or feed.recorded:
+        connection.execute(FORGET_DONE.format(parts=mine.sql), (feed.id, settling.mark))
+    for pos, key in settling.retried.items():
+        connection.execute(FORGET, (feed.id, pos))
+        connection.execute(RELEASE_NEXT, {"feed": feed.id, "key": key})
 
 
 class Group:
@@ -284,73 +304,60 @@ class Group:
     # -- settling
 
     async def ack(self, deliveries: Sequence[Delivery], tx: Unit | None = None) -> None:
-        """See Subscription.ack."""
+        """See Subscription.ack. With `tx`, only a sequence that is empty now is read when that commits."""
         mine, cursors = self._mine, {feed.id: feed.cursor for feed in self.feeds.values()}
-        step = partial(self._settle, deliveries=deliveries, mine=mine, cursors=cursors, strict=tx is not None)
+        plan, known = self._plan(deliveries, cursors)
+
+        def settle(connection: Connection) -> None:
+            nonlocal plan, known
+            if not plan and deliveries:
+                plan, known = self._plan(deliveries, cursors)
+            if tx is not None and not known:
+                self._void = self.stale = True
+                raise Fenced(f"{self.name} no longer holds some of the records that it settles; nothing of this is kept")
+            if plan:
+                self._fence(connection, mine)
+                for settling in plan:
+                    _settle(connection, settling, mine)
+
         if tx is None:
-            await self._run(step)
-            self.settled(deliveries)
+            await self._run(settle)
+            self._settled(plan)
         else:
-            tx.add(step)
-            tx.after(lambda: self.settled(deliveries))
+            tx.add(settle)
+            tx.after(lambda: self._settled(plan))
 
-    def _settle(
-        self,
-        connection: Connection,
-        *,
-        deliveries: Sequence[Delivery],
-        mine: Mine,
-        cursors: dict[int, int],
-        strict: bool,
-    ) -> None:
-        if not deliveries:
-            return
-        self._fence(connection, mine)
-        acked = {delivery.receipt for delivery in deliveries}
-        known = sum(
-            self._settle_feed(connection, feed, acked, mine=mine, cursor=cursors[feed.id])
-            for feed in self.feeds.values()
-        )
-        if strict and known != len(acked):
-            self._void = self.stale = True
-            raise Fenced(f"{self.name} no longer holds some of the records that it settles; nothing of this is kept")
-
-    def _settle_feed(self, connection: Connection, feed: Feed, settled: set[int], *, mine: Mine, cursor: int) -> int:
-        """Settle what is this feed's; returns how many were."""
-        lent, out = feed.lent.copy(), feed.out.copy()
-        acked, retried = settled & lent.keys(), settled & out.keys()
-        if not acked and not retried:
-            return 0
-        mark = watermark(lent, cursor, acked)
-        connection.execute(SETTLE.format(parts=mine.sql), (mark, feed.id, mark))
-        above = (
-            [(feed.id, pos, lent[pos][1], DONE, 1, 0.0, None) for pos in acked if pos > mark]
-            if len(acked) < len(lent)
-            else []
-        )
-        if above:
-            feed.recorded = True
-            connection.executemany(PARK, above)
-        if feed.recorded:
-            connection.execute(FORGET_DONE.format(parts=mine.sql), (feed.id, mark))
-            feed.recorded = bool(above) or len(lent) > len(acked)
-        for pos in retried:
-            connection.execute(FORGET, (feed.id, pos))
-            connection.execute(RELEASE_NEXT, {"feed": feed.id, "key": out[pos][4]})
-        return len(acked) + len(retried)
-
-    def settled(self, deliveries: Sequence[Delivery]) -> None:
-        """The acknowledgement is durable: forget what was lent."""
+    def _plan(self, deliveries: Sequence[Delivery], cursors: dict[int, int]) -> tuple[list[Settling], bool]:
+        """What acknowledging these means for each feed, and whether all of them are lent."""
         receipts = {delivery.receipt for delivery in deliveries}
+        plan = []
+        known = 0
         for feed in self.feeds.values():
-            acked = receipts & feed.lent.keys()
-            if len(acked) == len(feed.lent):
-                feed.lent.clear()
+            lent = feed.lent.copy()
+            acked, retried = receipts & lent.keys(), receipts & feed.out.keys()
+            if acked or retried:
+                known += len(acked) + len(retried)
+                mark = watermark(lent, cursors[feed.id], acked)
+                partly = len(acked) < len(lent)
+                above = (
+                    [(feed.id, pos, lent[pos][1], DONE, 1, 0.0, None) for pos in acked if pos > mark] if partly else []
+                )
+                plan.append(Settling(feed, acked, {pos: feed.out[pos][4] for pos in retried}, mark, above))
+        return plan, known == len(receipts)
+
+    def _settled(self, plan: Sequence[Settling]) -> None:
+        """The acknowledgement is durable: forget what was lent."""
+        for settling in plan:
+            feed = settling.feed
+            if len(settling.acked) >= len(feed.lent):
+                feed.lent = {pos: row for pos, row in feed.lent.items() if pos not in settling.acked}
             else:
-                for pos in acked:
-                    del feed.lent[pos]
-            for pos in receipts & feed.out.keys():
-                self._release(feed, feed.out.pop(pos)[4])
+                for pos in settling.acked:
+                    feed.lent.pop(pos, None)
+            feed.recorded = bool(settling.above) or (feed.recorded and bool(feed.lent))
+            for pos, key in settling.retried.items():
+                if feed.out.pop(pos, None) is not None:
+                    self._release(feed, key)
         if self._crowded or self._alone or any(feed.suspects for feed in self.feeds.values()):
             self.wake.set()
 
@@ -450,13 +457,12 @@ class Group:
         for feed in self.feeds.values():
             feed.lent.clear()
             feed.out.clear()
-
-        def leave(connection: Connection) -> None:
-            connection.execute(membership.RELEASE_ALL, (old,))
-            connection.execute(membership.LEAVE, (old,))
-
-        await self._broker.run(leave)
+        await self._leave(old)
         await self.join()
+
+    async def _leave(self, member: int) -> None:
+        lent = self._broker.lent
+        await self._broker.run(lambda connection: membership.hand_over(connection, member, lent, died=False))
 
     async def _give_up(self, parts: Sequence[int]) -> None:
         marks = self._marks(parts)
@@ -471,10 +477,10 @@ class Group:
 
         await self._broker.run(release)
 
-    def _marks(self, parts: Sequence[int]) -> list[tuple[int, int, int, int]]:
+    def _marks(self, parts: Sequence[int]) -> list[dict[str, int]]:
         """How far these parts are settled."""
         marks = [(watermark(feed.lent, feed.cursor), feed.id) for feed in self.feeds.values()]
-        return [(mark, feed, part, mark) for mark, feed in marks for part in parts]
+        return [{"feed": feed, "part": part, "high": mark} for mark, feed in marks for part in parts]
 
     async def _claim(self) -> None:
         group, member = self.group, self.member
@@ -507,16 +513,5 @@ class Group:
         self._closed = True
         self.wake.set()
         self._broker.forget(self)
-        member = self.member
-        back = [(feed.id, pos) for feed in self.feeds.values() for pos in feed.out]
-        marks = self._marks(self._mine.parts)
-
-        def leave(connection: Connection) -> None:
-            connection.executemany(GIVE_BACK, back)
-            if connection.execute("SELECT 1 FROM tidings_member WHERE id = ?", (member,)).fetchone():
-                connection.executemany(membership.ADVANCE, marks)
-            connection.execute(membership.RELEASE_ALL, (member,))
-            connection.execute(membership.LEAVE, (member,))
-
         with contextlib.suppress(StorageError, Closed):  # a lease that could not be given back runs out
-            await self._broker.run(leave)
+            await self._leave(self.member)

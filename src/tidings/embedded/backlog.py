@@ -16,8 +16,9 @@ BETWEEN = """SELECT count(*), min(l.time) FROM tidings_log l
     JOIN tidings_position p ON p.feed = :feed AND p.part = l.part
     WHERE l.topic = :topic AND l.pos > :low AND l.pos <= :high AND l.pos > p.pos"""
 BEYOND = "SELECT count(*), min(pos) FROM tidings_log INDEXED BY tidings_log_topic WHERE topic = ? AND pos > ?"
-EXCEPTED = """SELECT count(*) FILTER (WHERE state != 0), count(*) FILTER (WHERE state = 0),
-    min(pos) FILTER (WHERE state != 0) FROM tidings_ack WHERE feed = ?"""
+EXCEPTED = """SELECT count(*) FILTER (WHERE a.state != 0), count(*) FILTER (WHERE a.pos > p.pos),
+    min(a.pos) FILTER (WHERE a.state != 0) FROM tidings_ack a
+    JOIN tidings_position p ON p.feed = a.feed AND p.part = a.part WHERE a.feed = ?"""
 TIME = "SELECT time FROM tidings_log WHERE pos = ?"
 
 
@@ -31,11 +32,11 @@ def lag(connection: Connection, topic: str, group: str, now: float) -> Lag:
         values = {"feed": feed, "topic": topic_id, "low": low, "high": high}
         behind, oldest = connection.execute(BETWEEN, values).fetchone()
         beyond, first = connection.execute(BEYOND, (topic_id, high)).fetchone()
-        excepted, done, first_excepted = connection.execute(EXCEPTED, (feed,)).fetchone()
+        excepted, beyond_position, first_excepted = connection.execute(EXCEPTED, (feed,)).fetchone()
         times = [oldest, *(_time(connection, pos) for pos in (first, first_excepted))]
     finally:
         connection.execute("COMMIT")
-    waiting = behind + beyond + excepted - done
+    waiting = behind + beyond - beyond_position + excepted  # exceptions beyond their part's position count once
     since = min((time for time in times if time is not None), default=None)
     return Lag(waiting, max(now - since, 0.0) if waiting and since is not None else 0.0)
 

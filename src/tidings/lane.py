@@ -299,6 +299,9 @@ class LoopLane(Lane):
                 except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001 - retried or buried
                     error = raised
             problem = self._interruption(error) if isinstance(error, asyncio.CancelledError) else error
+            if self.behind and not isinstance(problem, Fenced):
+                self._put_behind(delivery)
+                return
             try:
                 pause = self.pause_after(problem, again)
                 if pause is None:
@@ -321,12 +324,16 @@ class LoopLane(Lane):
         self._interrupted = None
         if self.behind:
             self.discard(outcome)
-            desk.turns.end_behind(delivery, self.behind)
-            self.behind = 0
+            self._put_behind(delivery)
             return True
         desk.meter.handling.observe(desk.clock.monotonic() - began)
         desk.finished((outcome,))
         return True
+
+    def _put_behind(self, delivery: Delivery) -> None:
+        """Earlier ones of its key have to be handled again before it."""
+        self.desk.turns.end_behind(delivery, self.behind)
+        self.behind = 0
 
     async def _try(self, delivery: Delivery) -> Outcome | None:
         desk = self.desk

@@ -7,11 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from tidings import App, Event, Start
+from tidings import App, Event, Retry, Start, Tx
 from tidings.broker import Delivery, Record, Subscription
 from tidings.brokers.sqlite import SqliteBroker
 from tidings.clock import Clock
 from tidings.embedded.database import Database
+from tidings.embedded.group import Group
+from tidings.embedded.membership import bury_members
+from tidings.errors import Fenced
+
+
+class Moved(Event, name="thing.moved", key="key"):
+    number: int
+    key: str
 
 
 class Noted(Event, name="note.noted"):
@@ -86,3 +94,101 @@ async def test_what_is_fetched_while_its_key_is_held_back_comes_later(broker: Sq
     lent = [*await fetching, *await take(group, 1)]
     await group.ack(lent)
     assert ids([*lent, *await take(group, 1)]) == ["b1", "b2"]
+
+
+async def test_an_event_in_conflict_is_handled_again_before_a_later_one_of_its_key_that_fails(
+    app: App, tmp_path: Path
+) -> None:
+    other = App("other", f"sqlite:{tmp_path / 'tidings.db'}?durable=no")
+    table = app.table("rows", int)
+    begun: list[int] = []
+
+    @app.on(Moved, retry=Retry(first=0.01, at_once=0), start=Start.EARLIEST)
+    async def move(moved: Moved, tx: Tx) -> None:
+        begun.append(moved.number)
+        if moved.number == 1:
+            tx.put(table, "row", await tx.get(table, "row", 0) + 1)
+            if begun == [1]:
+                async with other.transaction() as meanwhile:
+                    meanwhile.put(table, "row", 10)
+        elif begun.count(1) == 1:
+            await asyncio.sleep(0.1)  # until the conflict is known
+            raise ValueError
+
+    async with other, app.running():
+        await app.publish(Moved(number=1, key="a"), Moved(number=2, key="a"))
+        await settled(app, "thing", "move")
+        assert app.connection is not None
+        assert await app.connection.store.begin().get(table, "row") == 11
+    assert begun == [1, 2, 1, 2]
+
+
+def keyless(*names: str) -> list[Record]:
+    return [Record("t", b"{}", type="t.t", id=name) for name in names]
+
+
+async def bury(broker: SqliteBroker, *members: Group) -> None:
+    """What another process does when theirs has died."""
+    ids = [member.member for member in members]
+    await broker.run(lambda connection: bury_members(connection, ids, broker.lent))
+
+
+async def drain(subscription: Subscription, wait: float = 0.0) -> list[str]:
+    """Fetch and acknowledge until nothing comes any more."""
+    taken: list[str] = []
+    while lent := await subscription.fetch(10, wait):
+        taken += ids(lent)
+        await subscription.ack(lent)
+    return taken
+
+
+async def test_what_waited_behind_an_earlier_one_is_not_lent_before_it_after_a_death(broker: SqliteBroker) -> None:
+    group = await broker.subscribe(["t"], "g", Start.EARLIEST)
+    await broker.publish(records("a1", "a2"))
+    _, a2 = await take(group, 2)
+    await group.nack([a2])
+    await bury(broker, group)
+    assert await drain(await broker.subscribe(["t"], "g")) == ["a1", "a2"]
+
+
+async def test_what_waited_behind_an_earlier_one_is_not_lent_before_it_after_a_leave(broker: SqliteBroker) -> None:
+    group = await broker.subscribe(["t"], "g", Start.EARLIEST)
+    await broker.publish(records("a1", "a2"))
+    _, a2 = await take(group, 2)
+    await group.nack([a2])
+    await group.close()
+    assert await drain(await broker.subscribe(["t"], "g")) == ["a1", "a2"]
+
+
+async def test_a_record_without_a_key_that_is_to_be_retried_comes_once_after_a_leave(broker: SqliteBroker) -> None:
+    group = await broker.subscribe(["t"], "g", Start.EARLIEST)
+    await broker.publish(keyless("n1", "n2"))
+    _, n2 = await take(group, 2)
+    await group.nack([n2], delay=0.1)
+    await group.close()
+    assert await drain(await broker.subscribe(["t"], "g"), wait=0.3) == ["n1", "n2"]
+
+
+async def test_what_a_cancelled_fetch_was_about_to_lend_again_is_not_lost_when_its_member_leaves(
+    broker: SqliteBroker,
+) -> None:
+    group = await broker.subscribe(["t"], "g", Start.EARLIEST)
+    await broker.publish(records("a1"))
+    await group.nack(await take(group, 1))
+    fetching = asyncio.create_task(group.fetch(1, 1.0))
+    await asyncio.sleep(0)  # it counts the attempt, which takes a commit
+    fetching.cancel()
+    await group.close()
+    assert await drain(await broker.subscribe(["t"], "g")) == ["a1"]
+
+
+async def test_seeking_one_topic_hands_over_what_is_lent_of_the_others(broker: SqliteBroker) -> None:
+    await broker.declare("u", ["g"])
+    group = await broker.subscribe(["t", "u"], "g", Start.EARLIEST)
+    await broker.publish(records("a1"))
+    await group.nack(await take(group, 1))
+    await take(group, 1)
+    await broker.seek("u", "g", Start.EARLIEST)
+    with pytest.raises(Fenced):
+        await group.fetch(1, 1.0)
+    assert await drain(group) == ["a1"]

@@ -43,16 +43,18 @@ CLAIM = "UPDATE tidings_part SET owner = ? WHERE grp = ? AND part = ? AND owner 
 RELEASE = "UPDATE tidings_part SET owner = NULL WHERE grp = ? AND part = ? AND owner = ?"
 RELEASE_ALL = "UPDATE tidings_part SET owner = NULL WHERE owner = ?"
 LEAVE = "DELETE FROM tidings_member WHERE id = ?"
-SUSPECT_RETRIED = """UPDATE tidings_ack SET state = 4, due = 0 WHERE state = 3 AND part = ?
-    AND feed IN (SELECT id FROM tidings_feed WHERE grp = ?)"""
-SUSPECT_LENT = """INSERT INTO tidings_ack (feed, pos, part, state, tries, due, key)
-    SELECT :feed, l.pos, l.part, CASE WHEN l.key IS NOT NULL AND EXISTS (
-            SELECT 1 FROM tidings_ack b WHERE b.feed = :feed AND b.key = l.key) THEN 2 ELSE 4 END, 1, 0, l.key
+RETRIED_AGAIN = """UPDATE tidings_ack SET state = CASE WHEN :died OR tries > 1 THEN 4 ELSE 1 END,
+    tries = tries - 1 + :died, due = 0 WHERE feed = :feed AND part = :part AND state = 3"""
+LENT_AGAIN = """INSERT INTO tidings_ack (feed, pos, part, state, tries, due, key)
+    SELECT :feed, l.pos, l.part, CASE WHEN :died THEN 4 ELSE 1 END, :died, 0, l.key
     FROM tidings_log l WHERE l.topic = :topic AND l.part = :part AND l.pos > :low AND l.pos <= :high
     AND NOT EXISTS (SELECT 1 FROM tidings_ack a WHERE a.feed = :feed AND a.pos = l.pos)"""
+IN_LINE = """UPDATE tidings_ack SET state = 2 WHERE feed = :feed AND part = :part AND state IN (1, 4)
+    AND EXISTS (SELECT 1 FROM tidings_ack b WHERE b.feed = :feed AND b.key = tidings_ack.key AND b.pos < tidings_ack.pos)"""
+DONE_BELOW = "DELETE FROM tidings_ack WHERE feed = :feed AND part = :part AND state = 0 AND pos <= :high"
 FEEDS = """SELECT f.id, f.topic, p.part, p.pos FROM tidings_feed f JOIN tidings_position p ON p.feed = f.id
     WHERE f.grp = ?"""
-ADVANCE = "UPDATE tidings_position SET pos = ? WHERE feed = ? AND part = ? AND pos < ?"
+ADVANCE = "UPDATE tidings_position SET pos = :high WHERE feed = :feed AND part = :part AND pos < :high"
 
 
 class Lent:
@@ -126,21 +128,24 @@ def _started(pid: int) -> str:
 def bury_members(connection: Connection, ids: Sequence[int], lent: Lent) -> None:
     """Take the parts of dead members away and mark what they held as suspect."""
     for member in ids:
-        row = connection.execute("SELECT grp FROM tidings_member WHERE id = ?", (member,)).fetchone()
-        if row is None:
-            continue
-        group = row[0]
-        owned = {part for (part,) in connection.execute(OWNED, (group, member))}
-        for part in owned:
-            connection.execute(SUSPECT_RETRIED, (part, group))
-        for feed, topic, part, low in connection.execute(FEEDS, (group,)).fetchall():
-            high = lent.read(feed, part)
-            if part in owned and high > low:
-                connection.execute(SUSPECT_LENT, {"feed": feed, "topic": topic, "part": part, "low": low, "high": high})
-                connection.execute(ADVANCE, (high, feed, part, high))
+        hand_over(connection, member, lent, died=True)
         failpoint.hit("burying")
-        connection.execute(RELEASE_ALL, (member,))
-        connection.execute(LEAVE, (member,))
+
+
+def hand_over(connection: Connection, member: int, lent: Lent, *, died: bool) -> None:
+    """Take a member's parts away. What it held gets rows of its own, of each key only the first one free to be lent."""
+    row = connection.execute("SELECT grp FROM tidings_member WHERE id = ?", (member,)).fetchone()
+    if row is None:
+        return
+    owned = {part for (part,) in connection.execute(OWNED, (row[0], member))}
+    for feed, topic, part, low in connection.execute(FEEDS, row).fetchall():
+        if part in owned:
+            high = max(lent.read(feed, part), low)
+            values = {"feed": feed, "topic": topic, "part": part, "low": low, "high": high, "died": died}
+            for step in (RETRIED_AGAIN, LENT_AGAIN, IN_LINE, ADVANCE, DONE_BELOW):
+                connection.execute(step, values)
+    connection.execute(RELEASE_ALL, (member,))
+    connection.execute(LEAVE, (member,))
 
 
 def balance(connection: Connection, group: int, member: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""A worker's end of the socket to its supervisor: what it tells is a JSON object a line, and its end ends the worker."""
+"""A worker's end of the socket to its supervisor: what it tells is a JSON object a line; its end ends the worker."""
 
 from __future__ import annotations
 

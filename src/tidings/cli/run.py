@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tidings")
 
-EXIT = 5.0
+EXIT = 1.0
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -166,7 +166,7 @@ def _arguments(options: Options, index: int) -> list[str]:
 
 
 def _exit(code: int) -> NoReturn:
-    """Exit as usual, which waits for threads; but only some seconds where one of them hangs in a handler."""
+    """Exit as usual, which waits for threads; but only a second for one that hangs in a handler."""
     if code:
         giving_up = threading.Timer(EXIT, os._exit, [code])
         giving_up.daemon = True

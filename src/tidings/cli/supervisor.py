@@ -26,7 +26,7 @@ log = logging.getLogger("tidings")
 FIRST, MOST = 0.1, 10.0
 """Seconds to wait before a dead worker is started again: at first, and at most."""
 MARGIN = 12.0
-"""Seconds beyond the grace time before a worker is killed: after ten it ends itself, unless it can do nothing at all."""
+"""Seconds beyond the grace time before a worker is killed; after ten it ends itself, if it can do anything at all."""
 NOTHING_BEGUN = {-signal.SIGTERM, -signal.SIGINT, 130}
 """How a worker ends that was told to stop before it had started."""
 

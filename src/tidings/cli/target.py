@@ -48,7 +48,7 @@ def load_apps(spec: str) -> list[App]:
     """
     module_name, _, name = spec.partition(":")
     name = name or "app"
-    if not module_name or "/" in module_name or module_name.endswith(".py"):
+    if not all(part.isidentifier() for part in module_name.split(".")) or module_name.endswith(".py"):
         raise ConfigError(
             f"{spec!r} does not name an app. Write module:app, with dots and without .py: shop.orders:app"
         )

@@ -21,8 +21,8 @@ from tidings.lane import about, current
 Style = Literal["json", "text"]
 
 STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", "color_message"}
-USER = re.compile(r"(?<=://)[^\s/@]*(?::\S*)?@")
-QUERY = re.compile(r"(?<=[?&])((?:password|passwd|secret|token|api_?key)=)[^&\s]*", re.IGNORECASE)
+USER = re.compile(r"(?<=://)(?:[^\s/@:]*:\S*|[^\s/@]*)@")
+QUERY = re.compile(r"(?<=[?&])(\w*(?:password|passwd|secret|token|api_?key)=)[^&\s]*", re.IGNORECASE)
 
 
 def configure(style: Style | None = None, level: str = "INFO") -> None:

@@ -105,17 +105,23 @@ class Lookout:
     async def _main(self) -> None:
         self._running = asyncio.current_task()
         server = Server({"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics})
-        port = None if self._watch.port is None else await server.start(self._watch.host, self._watch.port)
-        self._loop.call_soon_threadsafe(self._listening.set_result, port)
+        try:
+            port = None if self._watch.port is None else await server.start(self._watch.host, self._watch.port)
+            self._loop.call_soon_threadsafe(self._listening.set_result, port)
+            await self._until_stopped()
+            await self._clock.sleep(self._watch.grace + MARGIN)
+        finally:
+            await server.close()
+        log.critical("the shutdown does not end; the process ends\n%s", stacks.of_all(self._loop))
+        end(GAVE_UP)
+
+    async def _until_stopped(self) -> None:
         watching = asyncio.create_task(self._watchdog.watch(), name="tidings-watchdog")
         while not self._stop.is_set():
             await self._clock.sleep(BEAT)
             if watching.done():
                 watching.result()
         watching.cancel()
-        await self._clock.sleep(self._watch.grace + MARGIN)
-        log.critical("the shutdown does not end; the process ends\n%s", stacks.of_all(self._loop))
-        end(GAVE_UP)
 
     def _leave(self) -> None:
         if self._running is not None:

@@ -41,7 +41,7 @@ class Figures(Collector):
     def collect(self) -> Iterable[Metric]:
         """Read everything."""
         yield self._published()
-        yield self._count("handled", "Events handled and settled.", lambda worker: worker.meter.handled)
+        yield self._count("handled", "Events settled: handled, skipped or given up.", lambda w: w.meter.handled)
         yield self._by_error("failed", "Tries of a handler that failed, by exception.", lambda w: w.meter.failed)
         yield self._count("retried", "Events handed back to be tried again later.", lambda w: w.meter.retried)
         yield self._by_error("dead", "Events that became dead letters, by exception.", lambda w: w.meter.dead)

@@ -20,7 +20,8 @@ from tidings.broker import Delivery
 from tidings.lane import current
 from tidings.middleware import Next
 
-UNSAMPLED = "-00"
+UNSAMPLED = frozenset("02468ace")
+"""How a traceparent ends whose lowest flag, "sampled", is not set."""
 
 _handled: ContextVar[trace.SpanContext | None] = ContextVar("tidings_handled", default=None)
 """The span of the event that was handled last in this lane or thread: what it returned is encoded after its end."""
@@ -63,7 +64,7 @@ class Spans:
         """Handle the event in a span whose parent is the publisher's; in none where that is not sampled."""
         record = delivery.record
         _handled.set(None)
-        if record.headers.get("traceparent", "").endswith(UNSAMPLED):
+        if record.headers.get("traceparent", "")[-1:] in UNSAMPLED:
             return await call_next()
         with self._tracer.start_as_current_span(
             f"process {record.topic}",

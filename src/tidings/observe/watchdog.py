@@ -46,22 +46,24 @@ class Pulse:
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
         self._loop = loop
         self._clock = clock
-        self._asked: float | None = None
-        self._beaten = clock.monotonic()
+        self._asked = self._beaten = clock.monotonic()
+        self._answered = True
 
     def beat(self) -> float:
         """Ask the loop for a sign of life; returns for how many seconds it has owed one."""
         now = self._clock.monotonic()
-        if now - self._beaten > 2 * BEAT and self._asked is not None:
-            self._asked = now  # this thread did not run either: the process was stopped, the loop is not to blame
+        paused = now - self._beaten > 2 * BEAT
         self._beaten = now
-        if self._asked is None:
+        if self._answered:
+            self._answered = False
             self._asked = now
             self._loop.call_soon_threadsafe(self._answer)
+        elif paused:
+            self._asked = now  # this thread did not run either: the process was stopped, the loop is not to blame
         return now - self._asked
 
     def _answer(self) -> None:
-        self._asked = None
+        self._answered = True
 
 
 class Progress:
@@ -125,6 +127,7 @@ class Watchdog:
         self._thread = threading.get_ident()
         self._progress: dict[str, Progress] = {}
         self._stalled: list[str] = []
+        self._closed = False
         self._blocked = 0.0
         self._said_blocked = False
 
@@ -136,8 +139,8 @@ class Watchdog:
 
     @property
     def hopeless(self) -> list[str]:
-        """Those that nothing but a restart will mend."""
-        return self.reasons[:1] if self._blocked > self._stall else []
+        """Why only a restart will mend it, if that is so."""
+        return self.reasons if self._blocked > self._stall or self._closed else []
 
     @property
     def _is_blocked(self) -> bool:
@@ -223,6 +226,7 @@ class Watchdog:
                 if app.connection is not None:
                     lags.append(await app.connection.broker.lag(topic, name))
         except Closed as closed:
+            self._closed = True
             return f"{name}: {closed}"
         except BrokerError:
             pass  # how far it is behind is unknown just now

@@ -15,6 +15,7 @@ from tidings.embedded.database import Database
 from tidings.embedded.group import Group
 from tidings.embedded.membership import bury_members
 from tidings.errors import Fenced
+from tidings.stores.sqlite import SqliteStore
 
 
 class Moved(Event, name="thing.moved", key="key"):
@@ -131,6 +132,24 @@ async def bury(broker: SqliteBroker, *members: Group) -> None:
     """What another process does when theirs has died."""
     ids = [member.member for member in members]
     await broker.run(lambda connection: bury_members(connection, ids, broker.lent))
+    for member in members:
+        member.stale = True
+
+
+OWN, OTHERS = "a", "k"
+"""Keys of which the first of two members of a group owns one and the second the other."""
+
+
+async def two_members(broker: SqliteBroker) -> tuple[Group, Group]:
+    """Two members of one group, each with its half of the parts."""
+    one = await broker.subscribe(["t"], "g", Start.EARLIEST)
+    other = await broker.subscribe(["t"], "g")
+    assert isinstance(one, Group)
+    assert isinstance(other, Group)
+    for member in (one, other):
+        member.stale = True
+        await member.fetch(1, 0.0)
+    return one, other
 
 
 async def drain(subscription: Subscription, wait: float = 0.0) -> list[str]:
@@ -192,3 +211,24 @@ async def test_seeking_one_topic_hands_over_what_is_lent_of_the_others(broker: S
     with pytest.raises(Fenced):
         await group.fetch(1, 1.0)
     assert await drain(group) == ["a1"]
+
+
+async def test_a_retried_record_that_is_settled_before_an_earlier_one_stays_settled(broker: SqliteBroker) -> None:
+    group = await broker.subscribe(["t"], "g", Start.EARLIEST)
+    await broker.publish(records("a1", "b1"))
+    _, b1 = await take(group, 2)
+    await group.nack([b1])
+    await group.ack(await take(group, 1))
+    await bury(broker, group)
+    assert await drain(await broker.subscribe(["t"], "g")) == ["a1"]
+
+
+async def test_what_a_member_settles_beyond_the_place_that_it_went_back_to_stays_settled(broker: SqliteBroker) -> None:
+    one, other = await two_members(broker)
+    await broker.publish(records(OTHERS, OWN))
+    own = await take(one, 1)
+    await other.close()
+    await one.rebalance()  # it goes back for what the other has not settled
+    await one.ack(own)
+    await bury(broker, one)
+    assert await drain(await broker.subscribe(["t"], "g")) == [OTHERS]

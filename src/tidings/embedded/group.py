@@ -41,7 +41,9 @@ PARK = "INSERT OR IGNORE INTO tidings_ack (feed, pos, part, state, tries, due, k
 AGAIN = """INSERT INTO tidings_ack (feed, pos, part, state, tries, due, key) VALUES (?, ?, ?, 1, ?, ?, ?)
     ON CONFLICT DO UPDATE SET state = 1, due = excluded.due, tries = excluded.tries"""
 HOLD_LATER = "UPDATE tidings_ack SET state = 2 WHERE feed = ? AND key = ? AND pos > ? AND state IN (1, 4)"
-FORGET = "DELETE FROM tidings_ack WHERE feed = ? AND pos = ?"
+KEEP_DONE = """UPDATE tidings_ack SET state = 0, key = NULL WHERE feed = ? AND pos = ?
+    AND pos > (SELECT p.pos FROM tidings_position p WHERE p.feed = tidings_ack.feed AND p.part = tidings_ack.part)"""
+FORGET = "DELETE FROM tidings_ack WHERE feed = ? AND pos = ? AND state != 0"
 FORGET_DONE = "DELETE FROM tidings_ack WHERE feed = ? AND state = 0 AND pos <= ?{parts}"
 RELEASE_NEXT = """UPDATE tidings_ack SET state = CASE WHEN tries > 0 THEN 4 ELSE 1 END, due = 0
     WHERE feed = :feed AND state = 2 AND pos = (SELECT min(pos) FROM tidings_ack WHERE feed = :feed AND key = :key)"""
@@ -108,7 +110,7 @@ class Feed:
         self.held: set[str] = set()  # keys that have rows in tidings_ack
         self.due: float | None = None  # when the next retried one may come; None for none
         self.suspects = False
-        self.recorded = False  # whether there are DONE rows to forget
+        self.done_to = 0  # up to where there are DONE rows to forget
 
     def look_for(self, parts: Sequence[int], positions: dict[int, int], before: Sequence[int]) -> None:
         """Go back as far as the new ones of `parts` need; the others are not read again."""
@@ -142,9 +144,10 @@ def _settle(connection: Connection, settling: Settling, mine: Mine) -> None:
     connection.execute(SETTLE.format(parts=mine.sql), (settling.mark, feed.id, settling.mark))
     if settling.above:
         connection.executemany(PARK, settling.above)
-    if settling.above or feed.recorded:
+    if feed.done_to:
         connection.execute(FORGET_DONE.format(parts=mine.sql), (feed.id, settling.mark))
     for pos, key in settling.retried.items():
+        connection.execute(KEEP_DONE, (feed.id, pos))
         connection.execute(FORGET, (feed.id, pos))
         connection.execute(RELEASE_NEXT, {"feed": feed.id, "key": key})
 
@@ -338,10 +341,10 @@ class Group:
             if acked or retried:
                 known += len(acked) + len(retried)
                 mark = watermark(lent, cursors[feed.id], acked)
-                partly = len(acked) < len(lent)
-                above = (
-                    [(feed.id, pos, lent[pos][1], DONE, 1, 0.0, None) for pos in acked if pos > mark] if partly else []
-                )
+                above = []
+                if (last := max(acked | retried)) > mark:
+                    feed.done_to = max(feed.done_to, last)
+                    above = [(feed.id, pos, lent[pos][1], DONE, 1, 0.0, None) for pos in acked if pos > mark]
                 plan.append(Settling(feed, acked, {pos: feed.out[pos][4] for pos in retried}, mark, above))
         return plan, known == len(receipts)
 
@@ -354,7 +357,8 @@ class Group:
             else:
                 for pos in settling.acked:
                     feed.lent.pop(pos, None)
-            feed.recorded = bool(settling.above) or (feed.recorded and bool(feed.lent))
+            if settling.mark >= feed.done_to:
+                feed.done_to = 0
             for pos, key in settling.retried.items():
                 if feed.out.pop(pos, None) is not None:
                     self._release(feed, key)
@@ -497,7 +501,7 @@ class Group:
         for feed in self.feeds.values():
             early = self._broker.read(DONE_ABOVE.format(parts=self._mine.sql), (feed.id,))
             feed.early = {pos for (pos,) in early} - feed.lent.keys()
-            feed.recorded = feed.recorded or bool(feed.early)
+            feed.done_to = max(feed.done_to, *feed.early, 0)
             feed.held |= {key for (key,) in self._broker.read(HELD_KEYS.format(parts=self._mine.sql), (feed.id,))}
             self._look(feed)
         self.wake.set()

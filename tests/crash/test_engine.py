@@ -232,3 +232,18 @@ async def test_what_a_member_settles_beyond_the_place_that_it_went_back_to_stays
     await one.ack(own)
     await bury(broker, one)
     assert await drain(await broker.subscribe(["t"], "g")) == [OTHERS]
+
+
+async def test_a_late_commit_of_what_was_lost_and_is_lent_again_is_fenced(broker: SqliteBroker) -> None:
+    store = SqliteStore(broker.database, lambda: broker.writer)
+    group = await broker.subscribe(["t"], "g", Start.EARLIEST)
+    await broker.publish(records("a1"))
+    late = store.unit()
+    await group.ack(await take(group, 1), tx=late)
+    await bury(broker, group)
+    with pytest.raises(Fenced):
+        await group.fetch(1, 0.0)
+    again = await take(group, 1)
+    with pytest.raises(Fenced):
+        await late.commit()
+    await group.ack(again)

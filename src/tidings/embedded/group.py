@@ -82,10 +82,11 @@ class Host(Protocol):
 
 
 class Mine(NamedTuple):
-    """The parts that a member owns, and the SQL that says so."""
+    """The parts that a member owns, and the SQL that says so. Whoever was fenced comes back as another member."""
 
     parts: list[int]
     sql: str = ""
+    member: int = 0
 
 
 Row = tuple[int, int, str, str, str | None, float, str, bytes]
@@ -417,7 +418,7 @@ class Group:
     # -- ownership
 
     def _fence(self, connection: Connection, mine: Mine) -> None:
-        owned = connection.execute(OWNS.format(parts=mine.sql), (self.group, self.member)).fetchone()[0]
+        owned = connection.execute(OWNS.format(parts=mine.sql), (self.group, mine.member)).fetchone()[0]
         if owned != len(mine.parts):
             self.stale = True
             raise Fenced(f"{self.name} lost its parts to another member; nothing of this is kept")
@@ -508,7 +509,7 @@ class Group:
 
     def _own(self, parts: list[int]) -> None:
         sql = "" if len(parts) == PARTS else f" AND part IN ({','.join(map(str, parts))})"
-        self._mine = Mine(parts, sql)
+        self._mine = Mine(parts, sql, self.member)
 
     async def close(self) -> None:
         """See Subscription.close."""

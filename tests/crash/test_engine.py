@@ -247,3 +247,13 @@ async def test_a_late_commit_of_what_was_lost_and_is_lent_again_is_fenced(broker
     with pytest.raises(Fenced):
         await late.commit()
     await group.ack(again)
+
+
+async def test_holding_back_a_record_withdraws_a_later_one_of_its_key_that_is_tried_again(broker: SqliteBroker) -> None:
+    group = await broker.subscribe(["t"], "g", Start.EARLIEST)
+    await broker.publish(records("a1", "a2"))
+    a1, a2 = await take(group, 2)
+    await group.nack([a2])
+    await take(group, 1)
+    await group.nack([a1])
+    assert await drain(group) == ["a1", "a2"]

@@ -40,7 +40,8 @@ LEND = "UPDATE tidings_ack SET state = 3, tries = ? WHERE feed = ? AND pos = ?"
 PARK = "INSERT OR IGNORE INTO tidings_ack (feed, pos, part, state, tries, due, key) VALUES (?, ?, ?, ?, ?, ?, ?)"
 AGAIN = """INSERT INTO tidings_ack (feed, pos, part, state, tries, due, key) VALUES (?, ?, ?, 1, ?, ?, ?)
     ON CONFLICT DO UPDATE SET state = 1, due = excluded.due, tries = excluded.tries"""
-HOLD_LATER = "UPDATE tidings_ack SET state = 2 WHERE feed = ? AND key = ? AND pos > ? AND state IN (1, 4)"
+HOLD_LATER = """UPDATE tidings_ack SET state = 2, tries = tries - (state = 3)
+    WHERE feed = ? AND key = ? AND pos > ? AND state IN (1, 3, 4)"""
 KEEP_DONE = """UPDATE tidings_ack SET state = 0, key = NULL WHERE feed = ? AND pos = ?
     AND pos > (SELECT p.pos FROM tidings_position p WHERE p.feed = tidings_ack.feed AND p.part = tidings_ack.part)"""
 FORGET = "DELETE FROM tidings_ack WHERE feed = ? AND pos = ? AND state != 0"
@@ -395,6 +396,8 @@ class Group:
         for feed, delivery, _ in again:
             feed.lent.pop(delivery.receipt, None)
             feed.out.pop(delivery.receipt, None)
+            if (key := delivery.record.key) is not None:
+                feed.out = {p: row for p, row in feed.out.items() if row[4] != key or p < delivery.receipt}
         for feed in self.feeds.values():
             self._look(feed)
         self.wake.set()

@@ -234,6 +234,21 @@ async def test_what_a_member_settles_beyond_the_place_that_it_went_back_to_stays
     assert await drain(await broker.subscribe(["t"], "g")) == [OTHERS]
 
 
+async def test_what_was_out_when_a_member_went_back_is_suspect_after_its_death(broker: SqliteBroker) -> None:
+    one, other = await two_members(broker)
+    await broker.publish(records(OTHERS, OWN))
+    await take(one, 1)
+    await other.close()
+    one.stale = True
+    await take(one, 1)
+    await bury(broker, one)
+    third = await broker.subscribe(["t"], "g")
+    lent = [await third.fetch(10, 0.0)]
+    await third.ack(lent[0])
+    lent.append(await third.fetch(10, 0.0))
+    assert [[(d.record.id, d.attempt) for d in deliveries] for deliveries in lent] == [[(OTHERS, 2)], [(OWN, 2)]]
+
+
 async def test_a_late_commit_of_what_was_lost_and_is_lent_again_is_fenced(broker: SqliteBroker) -> None:
     store = SqliteStore(broker.database, lambda: broker.writer)
     group = await broker.subscribe(["t"], "g", Start.EARLIEST)

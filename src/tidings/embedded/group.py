@@ -228,7 +228,7 @@ class Group:
                 rows = await self._sift(feed, rows)
             feed.lent.update(zip(map(POSITION, rows), rows, strict=True))
             feed.cursor = last
-            self._broker.lent.write(feed.id, self._mine.parts, last)
+            self._broker.lent.write(feed.id, [part for part in self._mine.parts if part not in feed.read_to], last)
             if rows:
                 return self._broker.deliveries(feed.name, rows)
 

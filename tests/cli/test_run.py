@@ -216,6 +216,19 @@ def test_a_handler_longer_than_the_grace_time_is_given_up_and_its_event_comes_ag
     assert waiting() == 0
 
 
+def test_ctrl_c_twice_ends_at_once_and_the_event_comes_again(run: Callable[..., Run]) -> None:
+    publish(Told(key="slow", seconds=60))
+    one = run()
+    one.listens()
+    until(lambda: noted("begun"))
+
+    one.process.send_signal(signal.SIGINT)
+    time.sleep(0.1)
+    assert one.process.poll() is None
+    assert one.end(signal.SIGINT) == 3
+    assert waiting() == 1
+
+
 # -- several workers
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Sequence
@@ -121,6 +123,7 @@ async def _serve(apps: Sequence[App], options: Options, watch: Watch, lifeline: 
 
         async def ready(runtime: Runtime) -> None:
             lookout.attach(runtime)
+            _end_at_the_second_interrupt(stop)
             handlers = ", ".join(worker.bound.name for worker in runtime.workers)
             log.info("process %d listens: %s", os.getpid(), handlers or "no handlers")
             if lookout.port is not None:
@@ -129,6 +132,21 @@ async def _serve(apps: Sequence[App], options: Options, watch: Watch, lifeline: 
                 lifeline.ready()
 
         return await serve(apps, ready=ready, stop=stop, **options.settings)
+
+
+def _end_at_the_second_interrupt(stop: asyncio.Event) -> None:
+    """Who presses Ctrl-C again does not want to wait for the grace time. What is not settled is lent again."""
+    from tidings.observe.watchdog import end
+    from tidings.runtime import GAVE_UP
+
+    interrupts = itertools.count(1)
+
+    def interrupt() -> None:
+        stop.set()
+        if next(interrupts) > 1:
+            end(GAVE_UP)
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupt)
 
 
 def _trace(apps: Sequence[App]) -> None:

@@ -25,7 +25,7 @@ log = logging.getLogger("tidings")
 
 SOFTWARE = 70
 """The exit code: EX_SOFTWARE of sysexits.h."""
-BEAT = 1.0
+BEAT, LEAST = 1.0, 0.05
 BLOCKED = 5.0
 LOOK = 15.0
 SLACK = 0.5
@@ -164,7 +164,7 @@ class Watchdog:
             while True:
                 self._blocked = pulse.beat()
                 self._judge_blocked()
-                await self._clock.sleep(min(BEAT, self._stall / 4))
+                await self._clock.sleep(max(min(BEAT, self._stall / 4), LEAST))
 
     def _judge_blocked(self) -> None:
         if not self._is_blocked:
@@ -193,7 +193,7 @@ class Watchdog:
 
     async def _watch_progress(self) -> None:
         while True:
-            await self._clock.sleep(min(self._stall / 4, LOOK))
+            await self._clock.sleep(max(min(LOOK, self._stall / 4), LEAST))
             looking = asyncio.run_coroutine_threadsafe(self._look(), self._loop)
             self._judge_stalled(await asyncio.wrap_future(looking))
 

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 
 from tidings import dead
 from tidings.cli.catalog import internal
+from tidings.cli.output import counted
 from tidings.clock import Clock
 from tidings.embedded import wakeup
 from tidings.embedded.catalog import Catalog
@@ -194,10 +195,10 @@ def _workers(there: Catalog) -> Iterator[Finding]:
     gone = sorted({member.pid for member in members if member.dead})
     alive = {member.pid for member in members if not member.dead}
     if gone:
-        yield Finding("workers", "warn", f"process {', '.join(map(str, gone))} died; {len(alive)} live",
+        yield Finding("workers", "warn", f"process {', '.join(map(str, gone))} died; {len(alive)} alive",
                       "the next one that runs takes over what they held: `tidings run`")  # fmt: skip
     else:
-        yield Finding("workers", "ok", f"{len(alive)} processes" if alive else "none is running")
+        yield Finding("workers", "ok", f"{len(alive)} alive" if alive else "none is running")
 
 
 def _backlog(there: Catalog) -> Iterator[Finding]:
@@ -211,17 +212,18 @@ def _backlog(there: Catalog) -> Iterator[Finding]:
         total += waiting
         if waiting and group not in served:
             unserved += 1
-            yield Finding("backlog", "warn", f"{waiting:,} events wait for {group}, which nobody runs",
+            yield Finding("backlog", "warn", f"{counted(waiting, 'event')} for {group}, which nobody runs",
                           "start it with `tidings run`")  # fmt: skip
     if not unserved:
-        yield Finding("backlog", "ok", f"{total:,} events wait, all for handlers that run" if total else "none")
+        yield Finding("backlog", "ok", f"{counted(total, 'event')}, all for handlers that run" if total else "none")
 
 
 def _exceptions(there: Catalog) -> Iterator[Finding]:
     found = {group: at for group, at in there.exceptions().items() if not internal(group)}
     for group, at in found.items():
         if at.suspect:
-            yield Finding("suspects", "warn", f"{at.suspect} events were with a worker of {group} when it died",
+            held = f"{counted(at.suspect, 'event')} of {group}: a worker had them when it died"
+            yield Finding("suspects", "warn", held,
                           "they come one at a time, and one that kills again becomes a dead letter")  # fmt: skip
     retrying = sum(at.retrying + at.lent for at in found.values())
     waiting, keys = sum(at.waiting for at in found.values()), sum(at.held_keys for at in found.values())

@@ -6,6 +6,7 @@ import asyncio
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from tidings import dead as wire
 from tidings.broker import Record
 from tidings.cli import payload
 from tidings.cli.catalog import catalog
-from tidings.cli.letters import Cause, Choice, Letter, behind, causes, chosen, letters, one
+from tidings.cli.letters import Cause, Choice, Letter, Selection, alone, causes, chosen, letters, one
 from tidings.cli.moment import iso, local
 from tidings.cli.operator import Operator, Pace
-from tidings.cli.output import emit, plain, progress
+from tidings.cli.output import counted, emit, plain, progress
 from tidings.cli.schemas import Schemas, check
 from tidings.cli.target import broker_option, connected, json_option
 from tidings.clock import Clock
@@ -112,12 +113,12 @@ def edit(id: str, broker: str | None, as_json: bool, app: str | None, **flags: A
         )
     with catalog(broker) as there:
         letter = one(there, id, flags["handler"])
-        later = behind(there, letter)
+        selection = alone(there, letter)
     value = _mended(letter.record, flags["changes"], flags["file"])
     if app is not None:
         event, _ = Schemas(app).find(letter.record.type)
         check(event, msgspec.json.encode(payload.decoded(_with(letter.record, value))))
-    asyncio.run(_edit(letter, [letter.record.id, *later], value, broker))
+    asyncio.run(_edit(letter, selection, value, broker))
     if as_json:
         emit(
             {"id": letter.id, "handler": letter.handler, "data": payload.decoded(_with(letter.record, value))}, as_json
@@ -149,21 +150,13 @@ def _mended(record: Record, changes: tuple[str, ...], file: str | None) -> bytes
     return payload.encoded(data, record)
 
 
-async def _edit(letter: Letter, ids: list[str], value: bytes, broker: str | None) -> None:
-    """Publish the letter anew, and those of its key behind it, so that they stay behind it."""
+async def _edit(letter: Letter, selection: Selection, value: bytes, broker: str | None) -> None:
     clock = Clock()
+    pace = Pace(0, clock)
     async with connected(broker) as connection, Operator(connection, letter.handler, clock) as operator:
-        lent = await operator.lend_all(ids)
-        records = [
-            wire.edited(delivery.record, value, clock)
-            if delivery.record.id == letter.record.id
-            else msgspec.structs.replace(delivery.record, id=clock.id())
-            for delivery in lent
-        ]
-        if not lent or not await operator.settle(lent, records):
-            raise TidingsError(
-                f"{letter.id} or another of its key is with another operator just now; nothing was changed. Try again."
-            )
+        counts = [count async for count in operator.settle(selection, lambda old: wire.edited(old, value, clock), pace)]
+    if not sum(counts):
+        raise TidingsError(f"{letter.id} is with another operator just now; nothing was changed. Try again.")
 
 
 def choosing(command: Command) -> Command:
@@ -198,9 +191,9 @@ def drop(yes: bool, broker: str | None, as_json: bool, **flags: Any) -> None:
     choice = Choice(**flags)
     if not yes:
         with catalog(broker) as there:
-            count = sum(len(ids) for ids in chosen(there, choice).values())
+            count = _count(chosen(there, choice))
         if count:
-            click.confirm(f"Drop {_letters(count)} for good?", abort=True, err=True)
+            click.confirm(f"Drop {counted(count, 'dead letter')} for good?", abort=True, err=True)
     _settle(choice, broker, as_json, rate=None)
 
 
@@ -216,36 +209,36 @@ def _settle(choice: Choice, broker: str | None, as_json: bool, *, rate: float | 
     verb = "dropped" if rate is None else "replayed"
     with catalog(broker) as there:
         wanted = chosen(there, choice)
-    count = sum(len(ids) for ids in wanted.values())
+    count = _count(wanted)
     done = asyncio.run(_settle_all(wanted, broker, rate, verb)) if count else 0
     if as_json:
         emit({verb: done, "left": count - done}, as_json)
     else:
-        click.echo(f"{verb.capitalize()} {_letters(done)}.")
+        click.echo(f"{verb.capitalize()} {counted(done, 'dead letter')}.")
     if done < count:
         raise TidingsError(
-            f"{_letters(count - done)} could not be {verb}: another operator is at work, or they are behind one of "
-            "their key that was not chosen. Run it again."
+            f"{counted(count - done, 'dead letter')} could not be {verb}: another operator has them just now, "
+            "or has settled them."
         )
 
 
-def _letters(count: int) -> str:
-    return "1 dead letter" if count == 1 else f"{count:,} dead letters"
+def _count(selections: dict[str, Selection]) -> int:
+    return sum(len(selection.wanted) for selection in selections.values())
 
 
-async def _settle_all(wanted: dict[str, list[str]], broker: str | None, rate: float | None, verb: str) -> int:
+async def _settle_all(wanted: dict[str, Selection], broker: str | None, rate: float | None, verb: str) -> int:
     clock, done = Clock(), 0
     pace = Pace(rate or 0.0, clock)
-    with progress(verb, sum(len(ids) for ids in wanted.values())) as bar:
+    with progress(verb, _count(wanted)) as bar:
         async with connected(broker) as connection:
-            for handler, ids in wanted.items():
-                left = set(ids)
+            for handler, selection in wanted.items():
+                revive = partial(wire.revived, handler=handler, clock=clock)
                 async with Operator(connection, handler, clock) as operator:
-                    while left and (lent := await operator.lend(left, pace.step)):
-                        await pace.turn(len(lent))
-                        found = [] if rate is None else [wire.revived(d.record, handler, clock) for d in lent]
-                        if await operator.settle(lent, found):
-                            left -= {delivery.record.id for delivery in lent}
-                            done += len(lent)
-                            bar(len(lent))
+                    async for count in operator.settle(selection, _nothing if rate is None else revive, pace):
+                        done += count
+                        bar(count)
     return done
+
+
+def _nothing(_: Record) -> None:
+    """What is made of a letter that is dropped."""

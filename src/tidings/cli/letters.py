@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import click
@@ -67,6 +67,33 @@ class Choice(NamedTuple):
         return named and self.error in (None, letter.error)
 
 
+class Selection:
+    """What an operator does with the dead letters of a handler: some are wanted, some have to move out of their way.
+
+    The letters of a key come one after the other, so none can be settled past another. Where one that is not wanted is
+    before one that is, all of the key that are not wanted go to the end, in their order.
+    """
+
+    def __init__(self) -> None:
+        self.wanted: set[str] = set()
+        self.moved: set[str] = set()
+        self._others: dict[str | None, list[str]] = {}
+        self._passed: set[str | None] = set()
+
+    def add(self, letter: Letter, *, wanted: bool) -> None:
+        """The next letter, in their order."""
+        key, id = letter.record.key, letter.record.id
+        if wanted:
+            self.wanted.add(id)
+            if key in self._others:
+                self.moved.update(self._others.pop(key))
+                self._passed.add(key)
+        elif key in self._passed:
+            self.moved.add(id)
+        elif key is not None:
+            self._others.setdefault(key, []).append(id)
+
+
 class Cause(NamedTuple):
     """Dead letters of one handler that died of the same."""
 
@@ -92,21 +119,19 @@ def letters(there: Catalog, handler: str | None = None) -> Iterator[Letter]:
             yield Letter(name, record)
 
 
-def chosen(there: Catalog, choice: Choice) -> dict[str, list[str]]:
-    """The records that are chosen, by handler, in order. Raises click.UsageError for an id that is not there."""
-    found: dict[str, list[str]] = {}
+def chosen(there: Catalog, choice: Choice) -> dict[str, Selection]:
+    """What the flags choose, by handler. Raises click.UsageError for an id that is not there."""
+    selections: dict[str, Selection] = {}
     named: set[str] = set()
     count = 0
     for letter in letters(there, choice.handler):
-        if count == choice.limit:
-            break
-        if choice.fits(letter):
-            count += 1
-            found.setdefault(letter.handler, []).append(letter.record.id)
-            named |= {letter.id, letter.record.id}
+        wanted = choice.fits(letter) and count != choice.limit
+        selections.setdefault(letter.handler, Selection()).add(letter, wanted=wanted)
+        count += wanted
+        named |= {letter.id, letter.record.id} if wanted else set()
     if choice.limit is None and choice.error is None and (missing := [id for id in choice.ids if id not in named]):
         raise click.UsageError(f"There is no open dead letter {missing[0]}; `tidings dead list` shows what there is.")
-    return found
+    return {handler: selection for handler, selection in selections.items() if selection.wanted}
 
 
 def one(there: Catalog, id: str, handler: str | None) -> Letter:
@@ -139,14 +164,12 @@ def causes(found: Iterable[Letter]) -> list[Cause]:
     return sorted(groups.values(), key=lambda cause: (-cause.number, cause.handler))
 
 
-def behind(there: Catalog, letter: Letter) -> Sequence[str]:
-    """The records of the letter's key that died after it."""
-    later: list[str] = []
-    reached = letter.record.key is None
-    if reached:
-        return later
+def alone(there: Catalog, letter: Letter) -> Selection:
+    """The selection of one letter that will go to the end itself: all others of its key move too."""
+    selection = Selection()
     for other in letters(there, letter.handler):
-        if reached and other.record.key == letter.record.key:
-            later.append(other.record.id)
-        reached = reached or other.record.id == letter.record.id
-    return later
+        if other.record.id == letter.record.id:
+            selection.wanted.add(other.record.id)
+        elif letter.record.key is not None and other.record.key == letter.record.key:
+            selection.moved.add(other.record.id)
+    return selection

@@ -6,18 +6,24 @@ meanwhile cannot be settled here. What is published and the acknowledgement are 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Self
+
+import msgspec
 
 from tidings import dead
 from tidings.broker import Delivery, Feature, Record, Subscription
+from tidings.cli.letters import Selection
 from tidings.clock import Clock
 from tidings.connect import Connection
 from tidings.errors import Fenced
 
 PAGE = 200
 WAIT = 0.3  # seconds for a fetch
+GLANCE = 0.02  # the same, where what is held may be in the way
 PATIENCE = 3.0  # seconds without anything new, in which the letters of an operator that died come free
+
+Make = Callable[[Record], Record | None]
 
 
 class Operator:
@@ -27,7 +33,6 @@ class Operator:
         self._broker, self._store = connection
         self._handler = handler
         self._clock = clock
-        self._ready: list[Delivery] = []
         self._aside: list[Delivery] = []
         self._returned: set[str] = set()
 
@@ -39,47 +44,60 @@ class Operator:
     async def __aexit__(self, *_: object) -> None:
         await self._letters.close()
 
-    async def lend(self, wanted: Collection[str], most: int) -> list[Delivery]:
-        """At most so many of the wanted letters, in key order; none where others hold or have settled them."""
+    async def settle(self, selection: Selection, make: Make, pace: Pace) -> AsyncGenerator[int]:
+        """Settle what is wanted for good, in the order of keys; yields how many, commit by commit.
+
+        In the commit of a letter is what `make` makes of it, or its copy where it has to move. It ends when all are
+        done, or when those that are left are not to be had: another operator has them, or has settled them. Nothing is
+        lent while the pace is kept, so that an operator who is killed leaves little in doubt.
+        """
+        left = selection.wanted | selection.moved
+        while left:
+            await pace.turn()
+            lent = await self._lend(left, pace.step)
+            if not lent:
+                return
+            made = [self._made(delivery.record, selection, make) for delivery in lent]
+            if await self._commit(lent, [record for record in made if record is not None]):
+                done = {delivery.record.id for delivery in lent}
+                left -= done
+                yield len(done & selection.wanted)
+
+    def _made(self, letter: Record, selection: Selection, make: Make) -> Record | None:
+        if letter.id in selection.wanted:
+            return make(letter)
+        return msgspec.structs.replace(letter, id=self._clock.id())
+
+    async def _lend(self, wanted: set[str], most: int) -> list[Delivery]:
         until = self._clock.monotonic() + PATIENCE
-        while not self._ready and self._clock.monotonic() < until:
+        while self._clock.monotonic() < until:
             try:
-                lent = await self._letters.fetch(PAGE, WAIT)
+                lent = await self._letters.fetch(most, GLANCE if self._aside else WAIT)
             except Fenced:
-                self._forget()
+                self._aside = []
                 continue
+            found = [delivery for delivery in lent if delivery.record.id in wanted]
+            others = {delivery.record.id for delivery in lent} - wanted - self._returned
+            self._aside += [delivery for delivery in lent if delivery.record.id in others]
+            if found:
+                return found
             if lent:
                 until = self._clock.monotonic() + PATIENCE
-                self._ready += [delivery for delivery in lent if delivery.record.id in wanted]
-                self._aside += [delivery for delivery in lent if delivery.record.id not in wanted]
-            else:
+            elif self._aside:
                 await self._hand_back()
-        lent, self._ready = self._ready[:most], self._ready[most:]
-        return lent
-
-    async def lend_all(self, ids: Sequence[str]) -> list[Delivery]:
-        """All of these in the order given, or none."""
-        found: dict[str, Delivery] = {}
-        while missing := [id for id in ids if id not in found]:
-            lent = await self.lend(missing, len(missing))
-            if not lent:
-                return []
-            found |= {delivery.record.id: delivery for delivery in lent}
-        return [found[id] for id in ids]
+        return []
 
     async def _hand_back(self) -> None:
         """Nothing comes while unwanted letters are held, where the group must be shared or they are suspects: let go.
 
         Each is let go once, so that it does not go round and round.
         """
-        back = [delivery for delivery in self._aside if delivery.record.id not in self._returned]
-        if back:
-            self._aside = [delivery for delivery in self._aside if delivery.record.id in self._returned]
-            self._returned |= {delivery.record.id for delivery in back}
-            await self._letters.nack(back)
+        back, self._aside = self._aside, []
+        self._returned.update(delivery.record.id for delivery in back)
+        await self._letters.nack(back)
 
-    async def settle(self, letters: Sequence[Delivery], records: Sequence[Record]) -> bool:
-        """Publish these and settle the letters. False where another operator has them: then nothing is kept."""
+    async def _commit(self, letters: Sequence[Delivery], records: Sequence[Record]) -> bool:
+        """False where another operator has the letters by now: then nothing is kept."""
         if Feature.ATOMIC not in self._broker.features:
             await self._broker.publish(records)
             await self._letters.ack(letters)
@@ -90,17 +108,13 @@ class Operator:
         try:
             await unit.commit()
         except Fenced:
-            self._forget()
+            self._aside = []
             return False
         return True
 
-    def _forget(self) -> None:
-        """Another member took over: nothing that was lent counts."""
-        self._ready, self._aside = [], []
-
 
 class Pace:
-    """So many a second. A rate of 0 is no limit."""
+    """So many letters a second. A rate of 0 is no limit."""
 
     def __init__(self, rate: float, clock: Clock) -> None:
         self._rate = rate
@@ -112,8 +126,8 @@ class Pace:
         """How many at once, so that it is about ten times a second."""
         return max(min(int(self._rate / 10), PAGE), 1) if self._rate else PAGE
 
-    async def turn(self, count: int) -> None:
-        """Wait until the next `count` may go."""
+    async def turn(self) -> None:
+        """Wait until the next step may be taken."""
         if self._rate:
             await self._clock.sleep(max(self._next - self._clock.monotonic(), 0.0))
-            self._next = max(self._next, self._clock.monotonic()) + count / self._rate
+            self._next = max(self._next, self._clock.monotonic()) + self.step / self._rate

@@ -35,6 +35,11 @@ def as_text(value: Any) -> str:
     return plain(f"{value:,.6g}" if isinstance(value, float) else value if isinstance(value, str) else to_json(value))
 
 
+def counted(number: int, thing: str) -> str:
+    """`1 event`, `2,000 events`."""
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
+
+
 def to_json(value: Any) -> str:
     """JSON in one line, readable in any language, with escapes for what a terminal would obey."""
     text = json.dumps(value, ensure_ascii=False, default=msgspec.to_builtins)

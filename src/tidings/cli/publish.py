@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from tidings.broker import Broker, Record
-from tidings.cli.output import emit, plain, progress
+from tidings.cli.output import counted, emit, plain, progress
 from tidings.cli.schemas import Schemas, check
 from tidings.cli.target import broker_option, json_option
 from tidings.clock import Clock
@@ -145,7 +145,7 @@ async def _publish_stream(broker: Broker, make: Make) -> int:
             bar(len(records))
             if wrong is not None:
                 line, error = wrong
-                raise InvalidEvent(f"line {number + line}: {error}; the {count} events before it are published.")
+                raise InvalidEvent(f"line {number + line}: {error}; {counted(count, 'event')} before it published.")
             number += len(lines)
     return count
 

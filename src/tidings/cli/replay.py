@@ -11,10 +11,9 @@ import click
 from tidings.broker import Start
 from tidings.cli.catalog import catalog, internal, known
 from tidings.cli.moment import Moment, iso, local
-from tidings.cli.output import emit
+from tidings.cli.output import counted, emit
 from tidings.cli.target import broker_option, connected, json_option
 from tidings.embedded.catalog import Catalog
-
 
 ENDS = {Start.EARLIEST: "start", Start.LATEST: "end"}
 
@@ -51,7 +50,7 @@ def replay(handler: str, start: Start | float, yes: bool, as_json: bool, **given
     if as_json:
         emit({"handler": handler, "from": to, "topics": [move._asdict() for move in moves]}, as_json)
     else:
-        click.echo(f"{handler} handles {_events(sum(move.again for move in moves))} again.")
+        click.echo(f"{handler} handles {counted(sum(move.again for move in moves), 'event')} again.")
 
 
 def _moves(there: Catalog, handler: str, topic: str | None, start: Start | float) -> list[Move]:
@@ -65,16 +64,11 @@ def _warning(handler: str, moves: Sequence[Move], start: Start | float) -> str:
     where = f"the {ENDS[start]}" if isinstance(start, Start) else local(start)
     lines = [f"{handler} goes to {where}:"]
     for move in moves:
-        lines.append(f"  {move.topic}: {_events(move.again)} will be handled again, with all that the handler does.")
+        again, skipped = counted(move.again, "event"), counted(move.skipped, "event")
+        lines.append(f"  {move.topic}: {again} will be handled again, with all that the handler does.")
         if move.skipped:
-            lines.append(
-                f"  {move.topic}: {_events(move.skipped)} that it has not handled yet will be SKIPPED for good."
-            )
+            lines.append(f"  {move.topic}: {skipped} that it has not handled yet will be SKIPPED for good.")
     return "\n".join(lines)
-
-
-def _events(count: int) -> str:
-    return "1 event" if count == 1 else f"{count:,} events"
 
 
 async def _seek(moves: Sequence[Move], handler: str, start: Start | float, broker: str | None) -> None:

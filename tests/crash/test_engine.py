@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tidings import App, Event, Retry, Start, Tx
@@ -272,3 +273,18 @@ async def test_holding_back_a_record_withdraws_a_later_one_of_its_key_that_is_tr
     await take(group, 1)
     await group.nack([a1])
     assert await drain(group) == ["a1", "a2"]
+
+
+async def test_a_record_without_a_key_that_is_to_be_retried_comes_once_when_its_part_is_given_up(
+    broker: SqliteBroker,
+) -> None:
+    other, one = await two_members(broker)
+    await broker.publish([*records(OWN), *keyless(*(f"n{number}" for number in range(16)))])
+    await one.nack(await take(one, 8), delay=0.3)
+    await other.close()
+    await one.rebalance()  # it goes back for what the other has not settled
+    third = await broker.subscribe(["t"], "g")
+    await one.rebalance()  # and gives those parts up in which records are to be retried
+    await third.rebalance()
+    taken = [*await drain(one), *await drain(third, 0.4)]
+    assert len(taken) == len(set(taken)) == 17

@@ -49,7 +49,7 @@ FORGET_DONE = "DELETE FROM tidings_ack WHERE feed = ? AND state = 0 AND pos <= ?
 RELEASE_NEXT = """UPDATE tidings_ack SET state = CASE WHEN tries > 0 THEN 4 ELSE 1 END, due = 0
     WHERE feed = :feed AND state = 2 AND pos = (SELECT min(pos) FROM tidings_ack WHERE feed = :feed AND key = :key)"""
 HELD_KEYS = "SELECT DISTINCT key FROM tidings_ack WHERE feed = ? AND key IS NOT NULL AND state != 0{parts}"
-DONE_ABOVE = "SELECT pos FROM tidings_ack WHERE feed = ? AND state = 0{parts}"
+KNOWN_ABOVE = "SELECT pos, state FROM tidings_ack WHERE feed = ? AND pos > ?{parts}"
 OWNS = "SELECT count(*) FROM tidings_part WHERE grp = ? AND owner = ?{parts}"
 STILL_HELD = "SELECT 1 FROM tidings_ack WHERE feed = ? AND key = ? LIMIT 1"
 
@@ -108,7 +108,7 @@ class Feed:
         ] = {}  # parts that were read beyond the cursor before the cursor went back for others
         self.lent: dict[int, Row] = {}
         self.out: dict[int, Row] = {}  # the same for retried ones, which are rows of tidings_ack
-        self.early: set[int] = set()  # settled above the position by an earlier owner
+        self.early: set[int] = set()  # above the cursor, settled by an earlier owner or with a row of their own
         self.held: set[str] = set()  # keys that have rows in tidings_ack
         self.due: float | None = None  # when the next retried one may come; None for none
         self.suspects = False
@@ -503,9 +503,9 @@ class Group:
             self._broker.lent.write(feed.id, new, feed.cursor)
         self._own(owned)
         for feed in self.feeds.values():
-            early = self._broker.read(DONE_ABOVE.format(parts=self._mine.sql), (feed.id,))
-            feed.early = {pos for (pos,) in early} - feed.lent.keys()
-            feed.done_to = max(feed.done_to, *feed.early, 0)
+            known = dict(self._broker.read(KNOWN_ABOVE.format(parts=self._mine.sql), (feed.id, feed.cursor)))
+            feed.early = known.keys() - feed.lent.keys()
+            feed.done_to = max((pos for pos, state in known.items() if state == DONE), default=feed.done_to)
             feed.held |= {key for (key,) in self._broker.read(HELD_KEYS.format(parts=self._mine.sql), (feed.id,))}
             self._look(feed)
         self.wake.set()

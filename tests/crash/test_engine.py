@@ -288,3 +288,17 @@ async def test_a_record_without_a_key_that_is_to_be_retried_comes_once_when_its_
     await third.rebalance()
     taken = [*await drain(one), *await drain(third, 0.4)]
     assert len(taken) == len(set(taken)) == 17
+
+
+async def test_a_topic_made_in_a_transaction_that_failed_is_made_again(broker: SqliteBroker) -> None:
+    def fail(_: object) -> None:
+        raise ValueError
+
+    unit = SqliteStore(broker.database, lambda: broker.writer).unit()
+    await broker.publish(records("a1"), tx=unit)
+    unit.add(fail)
+    with pytest.raises(ValueError):
+        await unit.commit()
+    await broker.subscribe(["u"], "g", Start.EARLIEST)  # it may get the number that was given back
+    await broker.publish(records("a1"))
+    assert await drain(await broker.subscribe(["t"], "h", Start.EARLIEST)) == ["a1"]

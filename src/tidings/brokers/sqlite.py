@@ -199,7 +199,9 @@ class SqliteBroker:
         """See Broker.publish."""
         self.check()
         if tx is not None:
-            tx.add(lambda connection: self._publish_in(connection, records))
+            made: dict[str, int] = {}
+            tx.add(lambda connection: self._publish_in(connection, records, made))
+            tx.after(lambda: self.topics.update(made))
             return
         for record in records:
             if record.topic not in self.topics:
@@ -207,28 +209,31 @@ class SqliteBroker:
         failpoint.hit("publishing")
         try:
             if any(record.due is not None for record in records):
-                await self.writer.run(lambda connection: self._publish_in(connection, records))
+                await self.writer.run(lambda connection: self._publish_in(connection, records, {}))
                 self._stir.set()
             else:
-                await self.writer.append([self._row(record) for record in records])
+                await self.writer.append([self._row(record, self.topics) for record in records])
         except (StorageFull, StorageBroken, Closed):
             raise
         except StorageError as error:
             raise PublishFailed(str(error), [record.id for record in records]) from error
         failpoint.hit("published")
 
-    def _publish_in(self, connection: Connection, records: Sequence[Record]) -> None:
-        """In the writer's thread: topics may be new, and records may be delayed."""
+    def _publish_in(self, connection: Connection, records: Sequence[Record], made: dict[str, int]) -> None:
+        """In the writer's thread: records may be delayed, and topics new: known to others once this is committed."""
         now = self.clock.now()
         for record in records:
-            if record.topic not in self.topics:
-                self.topics[record.topic] = self._declare(connection, record.topic, (), Start.LATEST)
-        append(connection, [self._row(record) for record in records if record.due is None or record.due <= now])
-        if later := [(record.due, *self._row(record)) for record in records if record.due and record.due > now]:
+            if record.topic not in self.topics and record.topic not in made:
+                made[record.topic] = self._declare(connection, record.topic, (), Start.LATEST)
+        topics = self.topics | made if made else self.topics
+        append(connection, [self._row(record, topics) for record in records if record.due is None or record.due <= now])
+        if later := [(record.due, *self._row(record, topics)) for record in records if record.due and record.due > now]:
             connection.executemany(POSTPONE, later)
             self._due = min(self._due or later[0][0], *(row[0] for row in later))
 
-    def _row(self, record: Record) -> tuple[int, int, str, str, str | None, float, str, bytes]:
+    def _row(
+        self, record: Record, topics: Mapping[str, int]
+    ) -> tuple[int, int, str, str, str | None, float, str, bytes]:
         key = record.key
         if key is None:
             self._spread = part = (self._spread + 1) % PARTS
@@ -238,7 +243,7 @@ class SqliteBroker:
         if record.headers is not headers:
             text = msgspec.json.encode(record.headers).decode()
             self._headers = (record.headers, text)
-        return self.topics[record.topic], part, record.id, record.type, key, record.time, text, record.value
+        return topics[record.topic], part, record.id, record.type, key, record.time, text, record.value
 
     # -- consuming
 

@@ -302,3 +302,15 @@ async def test_a_topic_made_in_a_transaction_that_failed_is_made_again(broker: S
     await broker.subscribe(["u"], "g", Start.EARLIEST)  # it may get the number that was given back
     await broker.publish(records("a1"))
     assert await drain(await broker.subscribe(["t"], "h", Start.EARLIEST)) == ["a1"]
+
+
+async def test_a_delayed_record_is_moved_by_another_process_that_waits_for_a_later_one(broker: SqliteBroker) -> None:
+    group = await broker.subscribe(["t"], "g", Start.EARLIEST)
+    now = broker.clock.now()
+    await broker.publish([msgspec.structs.replace(records("a1")[0], due=now + 60.0)])
+    await asyncio.sleep(0.01)
+    publisher = SqliteBroker(broker.database, Clock())
+    await publisher.open()
+    await publisher.publish([msgspec.structs.replace(records("a2")[0], due=now + 0.1)])
+    await publisher.close()
+    assert ids(await take(group, 1)) == ["a2"]

@@ -105,7 +105,6 @@ class SqliteBroker:
         self._views: set[View] = set()
         self._spread = 0
         self._seen = 0
-        self._due: float | None = None
         self._stir = asyncio.Event()
         self._open = False
 
@@ -229,7 +228,6 @@ class SqliteBroker:
         append(connection, [self._row(record, topics) for record in records if record.due is None or record.due <= now])
         if later := [(record.due, *self._row(record, topics)) for record in records if record.due and record.due > now]:
             connection.executemany(POSTPONE, later)
-            self._due = min(self._due or later[0][0], *(row[0] for row in later))
 
     def _row(
         self, record: Record, topics: Mapping[str, int]
@@ -353,6 +351,8 @@ class SqliteBroker:
         version = heartbeat = retention = -1.0e9
         seen: list[Any] = []
         while True:
+            due = None
+            self._stir.clear()
             try:
                 now = self.clock.monotonic()
                 self.writer.expire(BUSY_WAIT)
@@ -367,14 +367,13 @@ class SqliteBroker:
                     version = changed
                     self._heard()
                 seen = await self._watch_members(seen)
-                await self._move_due()
+                due = await self._move_due()
                 if now - retention > RETENTION_EVERY:
                     retention = now
                     await self._retain()
             except (StorageError, Closed) as error:
                 log.warning("the housekeeping of %s will try again: %s", self.database.path, error)
-            self._stir.clear()
-            until_due = tick if self._due is None else max(self._due - self.clock.now(), 0.0)
+            until_due = tick if due is None else max(due - self.clock.now(), 0.0)
             await self.clock.wait(self._stir, min(tick, until_due))
 
     async def _watch_members(self, seen: list[Any]) -> list[Any]:
@@ -392,12 +391,12 @@ class SqliteBroker:
                 group.wake.set()
         return [ids, owners]
 
-    async def _move_due(self) -> None:
-        if self._due is None:
-            self._due = self.read(NEXT_DUE)[0][0]
+    async def _move_due(self) -> float | None:
+        """Give what is due its place in the log; returns when the next one is, whichever process has published it."""
         now = self.clock.now()
-        if self._due is None or self._due > now:
-            return
+        due: float | None = self.read(NEXT_DUE)[0][0]
+        if due is None or due > now:
+            return due
 
         def move(connection: Connection) -> None:
             connection.execute(MOVE_DUE, (now,))
@@ -405,7 +404,8 @@ class SqliteBroker:
             connection.execute(DROP_DUE, (now,))
 
         await self.run(move)
-        self._due = self.read(NEXT_DUE)[0][0]
+        after: float | None = self.read(NEXT_DUE)[0][0]
+        return after
 
     async def _retain(self) -> None:
         """Remove what is past its time, in small steps, and never what a group has not settled."""

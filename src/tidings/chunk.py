@@ -10,26 +10,31 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from tidings.broker import Delivery, Record
+from tidings.codec import MISFITS
 from tidings.errors import (
     AttemptsExhausted,
     Conflict,
     DecodeError,
     Fenced,
     ItemsFailed,
+    Redo,
     StorageBroken,
     StorageError,
-    TransactionEnded,
 )
 from tidings.lane import STORAGE_PAUSE, Desk, Lane, Outcome, current, same_key
 from tidings.retry import rule_for
-from tidings.store import Tx
+from tidings.store import Scope, Tx
 
 log = logging.getLogger("tidings")
 
+R = TypeVar("R")
+
 CHUNK = 100
+CAREFUL = 100
+"""For how many chunks every handler has a savepoint, after one has failed when it had written."""
 HOLD = 0.025
 """For how many seconds a chunk may hold the transaction before the rest waits for the next one."""
 
@@ -44,6 +49,7 @@ class Chunk:
         self.items = items
         self.done: list[Outcome] = []
         self.failures: list[tuple[Delivery, BaseException]] = []
+        self.partly: ItemsFailed | None = None
 
     @property
     def left(self) -> list[Item]:
@@ -76,7 +82,7 @@ class ChunkLane(Lane):
         """Handle the next chunk, and again what of it was not reached."""
         keys: set[str] = set()
         try:
-            await self._handle(await self._take(keys))
+            await self._handle(await self._take(keys), {})
         finally:
             self._holding = 0
             for key in keys:
@@ -87,8 +93,7 @@ class ChunkLane(Lane):
         """How many events it has taken and not finished."""
         return self._holding
 
-    async def _handle(self, items: list[Item]) -> None:
-        tries: dict[int, int] = {}
+    async def _handle(self, items: list[Item], tries: dict[int, int]) -> None:
         while items:
             chunk = Chunk(items)
             self.started = self.desk.clock.monotonic()
@@ -109,23 +114,26 @@ class ChunkLane(Lane):
         bound, turns = self.desk.bound, self.desk.turns
         most = bound.options.batch if bound.takes_list else min(CHUNK, -(-len(turns.queue) // bound.concurrency))
         items: list[Item] = []
-        skipped: list[Outcome] = []
         while len(items) < most and (delivery := turns.take(keys)) is not None:
             self.current = delivery
             self._holding += 1
             if delivery.record.key is not None:
                 keys.add(delivery.record.key)
-            try:
-                if self.skips(delivery.record):
-                    self.desk.meter.skipped += 1
-                    skipped.append(Outcome(delivery))
-                else:
-                    items.append((delivery, self.message(delivery)))
-            except (DecodeError, AttemptsExhausted) as error:
-                self.count_failure(error)
-                await self.failed(delivery, error)
-        self.desk.finished(skipped)
+            items += await self._item(delivery)
         return items
+
+    async def _item(self, delivery: Delivery) -> list[Item]:
+        """The delivery with what the handler is given; none where it is skipped or buried at once."""
+        try:
+            if not self.skips(delivery.record):
+                return [(delivery, self.message(delivery))]
+        except (DecodeError, AttemptsExhausted) as error:
+            self.count_failure(error)
+            await self.failed(delivery, error)
+        else:
+            self.desk.meter.skipped += 1
+            self.desk.finished([Outcome(delivery)])
+        return []
 
     async def _after(self, chunk: Chunk, tries: dict[int, int]) -> list[Item]:
         """Deal with what failed; returns what is to be handled next."""
@@ -147,46 +155,61 @@ class ChunkLane(Lane):
             await self.failed(delivery, error)
         return again + left
 
-    def call_each(self, chunk: Chunk, guard: Callable[[Callable[[], Any]], Any], connection: Any) -> None:
+    def call_each(self, chunk: Chunk, connection: Any, scope: Scope | None) -> None:
         """In a thread: one after another, until one fails or the time to hold the transaction is over."""
         desk = self.desk
         current.set(self)
-        until = desk.clock.monotonic() + HOLD if connection is not None else float("inf")
+        until = desk.clock.monotonic() + HOLD if scope is not None else float("inf")
+        times = [desk.clock.monotonic()]
         for delivery, message in chunk.items:
-            began = self.started = desk.clock.monotonic()
-            self.current = delivery
-            if began > until:
-                return
-            try:
-                result = guard(lambda d=delivery, m=message: desk.call(m, d, connection))  # type: ignore[misc]
-                chunk.done.append(Outcome(delivery, None, self.records(result, delivery)))
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is retried or buried
-                chunk.failures.append((delivery, error))
-                return
-            desk.meter.handling.observe(desk.clock.monotonic() - began)
+            self.started, self.current = times[-1], delivery
+            if self.started > until:
+                break
+            outcome = self._guarded(lambda d=delivery, m=message: desk.call(m, d, connection), delivery, scope)  # type: ignore[misc]
+            if isinstance(outcome, Exception):
+                chunk.failures.append((delivery, outcome))
+                break
+            chunk.done.append(outcome)
+            times.append(desk.clock.monotonic())
+        desk.meter.handling.observe_steps(times)
 
-    def call_once(self, chunk: Chunk, guard: Callable[[Callable[[], Any]], Any], connection: Any) -> None:
+    def _guarded(self, call: Callable[[], Any], delivery: Delivery, scope: Scope | None) -> Outcome | Exception:
+        """What came of a call; where it failed, the error, and nothing that it wrote."""
+        if scope is not None:
+            scope.begin()
+        try:
+            outcome = self.outcome(delivery, None, call())
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is retried or buried
+            return error if scope is None else scope.undo(error)
+        if scope is not None:
+            scope.end()
+        return outcome
+
+    def call_once(self, chunk: Chunk, connection: Any, scope: Scope | None) -> None:
         """In a thread: one call for all items; where that fails as a whole, one for each, to find the bad one."""
-        began = self.desk.clock.monotonic()
-        last = chunk.items[-1][0]
+        desk, last = self.desk, chunk.items[-1][0]
+        began = desk.clock.monotonic()
         current.set(self)
         self.current = last
-        try:
-            result = guard(lambda: self.desk.call([message for _, message in chunk.items], last, connection))
-            chunk.share(self.records(result, last), None)
-        except ItemsFailed as failed:
-            chunk.share((), None, failed)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is retried or buried
-            if len(chunk.items) == 1:
-                chunk.failures = [(last, error)]
-                return
+        outcome = self._guarded(lambda: self._call_list(chunk, last, connection), last, scope)
+        if not isinstance(outcome, Exception):
+            chunk.share(outcome.records, None, chunk.partly)
+            desk.meter.handling.observe(desk.clock.monotonic() - began)
+        elif len(chunk.items) == 1:
+            chunk.failures = [(last, outcome)]
+        else:
             for item in chunk.items:
                 single = Chunk([item])
-                self.call_once(single, guard, connection)
+                self.call_once(single, connection, scope)
                 chunk.done += single.done
                 chunk.failures += single.failures
-        else:
-            self.desk.meter.handling.observe(self.desk.clock.monotonic() - began)
+
+    def _call_list(self, chunk: Chunk, last: Delivery, connection: Any) -> Any:
+        try:
+            return self.desk.call([message for _, message in chunk.items], last, connection)
+        except ItemsFailed as failed:
+            chunk.partly = failed
+            return None
 
 
 class LoopListLane(ChunkLane):
@@ -242,27 +265,131 @@ class LoopListLane(ChunkLane):
 class ThreadLane(ChunkLane):
     """For `def` handlers without a connection: a chunk in one thread hop."""
 
+    def __init__(self, desk: Desk) -> None:
+        super().__init__(desk)
+        self._stopped = False
+
+    async def step(self) -> None:
+        """Handle the next chunk: as fast as it goes while events are new and go well, else item by item."""
+        function = self.desk.plain
+        if function is None:
+            await super().step()
+            return
+        turns, keys = self.desk.turns, set[str]()
+        taken = self._grab(keys)
+        count, error = 0, None
+        plain: list[Delivery] = []
+        try:
+            count, error = await self._in_thread(self._burst, taken, plain, function)
+        except asyncio.CancelledError as cancelled:
+            self._stopped = True
+            if isinstance(self._interruption(cancelled), Fenced):
+                self.desk.dropped(len(taken))
+                taken, plain = [], []
+        self.desk.done.extend(plain)
+        self.desk.have.set()
+        for key in keys:
+            turns.end(key)
+        turns.queue.extendleft(reversed(taken[count + 1 :]))
+        self._holding = len(taken[count : count + 1])
+        for delivery in taken[count : count + 1]:
+            await self._singly(delivery, error)
+        self._holding = 0
+
+    def _grab(self, keys: set[str]) -> list[Delivery]:
+        """The next events, this lane's share of them, and in `keys` what they keep busy."""
+        turns, taken = self.desk.turns, list[Delivery]()
+        share = -(-len(turns.queue) // self.desk.bound.concurrency)
+        while len(taken) < share and (delivery := turns.take(keys)) is not None:
+            taken.append(delivery)
+            if delivery.record.key is not None:
+                keys.add(delivery.record.key)
+        self._holding = len(taken)
+        self.current = taken[0] if taken else None
+        self._stopped = False
+        return taken
+
+    def _burst(
+        self, taken: Sequence[Delivery], plain: list[Delivery], function: Callable[[Any], Any]
+    ) -> tuple[int, Exception | None]:
+        """In a thread: how many went well, and what the next one failed with (None where it needs more care).
+
+        `plain` gets those that published nothing.
+        """
+        desk = self.desk
+        current.set(self)
+        decoders, monotonic = desk.reader.json, desk.clock.monotonic
+        times = [monotonic()]
+        error: Exception | None = None
+        for delivery in taken:
+            record = delivery.record
+            decode = decoders.get(record.type)
+            if decode is None or delivery.attempt != 1 or "datacontenttype" in record.headers or self._stopped:
+                break
+            try:
+                message = decode(record.value)
+            except MISFITS:
+                break
+            self.started, self.current = times[-1], delivery
+            try:
+                result = function(message)
+                if result is None:
+                    plain.append(delivery)
+                else:
+                    desk.outcomes.append(self.outcome(delivery, None, result))
+            except Exception as raised:  # noqa: BLE001 - whatever it is, it is retried or buried
+                error = raised
+                break
+            times.append(monotonic())
+        desk.meter.handling.observe_steps(times)
+        return len(times) - 1, error
+
+    async def _singly(self, delivery: Delivery, error: Exception | None) -> None:
+        """Handle one that failed, or is not as most are."""
+        key = delivery.record.key
+        if key is not None:
+            self.desk.turns.busy[key] = None
+        try:
+            self.current, tries = delivery, dict[int, int]()
+            items = await self._item(delivery)
+            if error is not None and items:
+                chunk = Chunk(items)
+                chunk.failures = [(delivery, error)]
+                items = await self._after(chunk, tries)
+            await self._handle(items, tries)
+        finally:
+            self.desk.turns.end(key)
+
     async def run(self, chunk: Chunk) -> None:
         """Call the handler in a thread of the worker's own."""
-        call = self.call_once if self.desk.bound.takes_list else self.call_each
-        loop = asyncio.get_running_loop()
-        await asyncio.shield(loop.run_in_executor(self.desk.threads, call, chunk, lambda handle: handle(), None))
+        await self._in_thread(self.call_once if self.desk.bound.takes_list else self.call_each, chunk, None, None)
         self.desk.finished(chunk.done)
+
+    async def _in_thread(self, call: Callable[..., R], *given: Any) -> R:
+        loop = asyncio.get_running_loop()
+        return await asyncio.shield(loop.run_in_executor(self.desk.threads, call, *given))
 
 
 class TransactionLane(ChunkLane):
     """For `def` handlers with a database connection: a chunk inside the transaction that settles it."""
 
+    def __init__(self, desk: Desk) -> None:
+        super().__init__(desk)
+        self._careful = 0
+
     async def run(self, chunk: Chunk) -> None:
         """Call the handler in the writer's thread; effects, messages and acknowledgement are one commit."""
-        call = self.call_once if self.desk.bound.takes_list else self.call_each
         while True:
             chunk.done.clear()
             chunk.failures.clear()
+            self._careful = max(self._careful - 1, 0)
             try:
-                await self.desk.settle(lambda c: call(chunk, lambda handle: _in_savepoint(c, handle), c), chunk.done)
+                await self.desk.settle(lambda connection: self._call(chunk, connection), chunk.done)
             except (StorageBroken, asyncio.CancelledError):
                 raise
+            except Redo:
+                self._careful = CAREFUL
+                continue
             except Fenced as fenced:
                 chunk.done.clear()
                 chunk.failures[:] = [(delivery, fenced) for delivery, _ in chunk.items]
@@ -272,19 +399,7 @@ class TransactionLane(ChunkLane):
                 continue
             return
 
-
-def _in_savepoint(connection: Any, handle: Callable[[], Any]) -> Any:
-    connection.execute("SAVEPOINT event")
-    try:
-        result = handle()
-    except BaseException as error:
-        connection.execute("ROLLBACK TO event")
-        connection.execute("RELEASE event")
-        if connection.refused:
-            refused, connection.refused = connection.refused, ""
-            raise TransactionEnded(
-                f"{refused} in a handler would end the transaction that also holds the acknowledgement; leave it out."
-            ) from error
-        raise
-    connection.execute("RELEASE event")
-    return result
+    def _call(self, chunk: Chunk, connection: Any) -> None:
+        call = self.call_once if self.desk.bound.takes_list else self.call_each
+        with self.desk.store.scope(connection, careful=self._careful > 0) as scope:
+            call(chunk, connection, scope)

@@ -16,7 +16,8 @@
     |   `-- AttemptsExhausted     the event was lent too often: its handler killed or lost the worker
     |-- StoreError
     |   |-- Conflict              rows that the transaction read were changed by another before it committed
-    |   `-- NotInTransaction      a Tx was used after its handler ended
+    |   |-- NotInTransaction      a Tx was used after its handler ended
+    |   `-- Redo                  a step has to run again, in a way that can undo one handler alone
     `-- BrokerError
         |-- PublishFailed         a publish whose records may not be kept; `unsent` names them
         |-- Closed                the broker or subscription is closed
@@ -115,6 +116,10 @@ class Conflict(StoreError):
 
 class NotInTransaction(StoreError):
     """A Tx was used after its handler ended."""
+
+
+class Redo(StoreError):
+    """A handler failed after it had written, without a savepoint of its own: the step has to run again with them."""
 
 
 class BrokerError(TidingsError):

@@ -77,7 +77,7 @@ class Bound(msgspec.Struct):
     types: Mapping[str, type]
     may_publish: frozenset[type] | None
     plain: Callable[[Any], Any] | None
-    """The function itself, where it is an `async def` that takes one decoded event and nothing else."""
+    """The function itself, where it takes one decoded event and nothing else, and is no generator."""
     wants_tx: bool
     takes_list: bool
     takes_record: bool
@@ -242,7 +242,9 @@ class _Wiring:
     @property
     def plain(self) -> Callable[[Any], Any] | None:
         alone = not (self.tx or self.delivery or self.constants or self.resources)
-        return self.handler.function if alone and inspect.iscoroutinefunction(self.handler.function) else None
+        function = self.handler.function
+        stream = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+        return function if alone and not stream else None
 
     def parameter(self, parameter: inspect.Parameter, kind: Any) -> None:
         name = parameter.name
@@ -277,13 +279,27 @@ class _Wiring:
         function = self.handler.function
         if inspect.isasyncgenfunction(function):
             return lambda message, delivery, tx: _collect(function(message, **self._arguments(delivery, tx)))
-        if inspect.isgeneratorfunction(function):
-            return lambda message, delivery, tx: self._in_resources(
-                lambda *a, **k: list(function(*a, **k)), message, delivery, tx
-            )
         if not self.asynchronous:
-            return lambda message, delivery, tx: self._in_resources(function, message, delivery, tx)
+            return self._call_in_thread()
         return lambda message, delivery, tx: function(message, **self._arguments(delivery, tx))
+
+    def _call_in_thread(self) -> Callable[[Any, Delivery, Any], Any]:
+        function = self.handler.function
+        if inspect.isgeneratorfunction(function):
+            stream = function
+
+            def function(*given: Any, **named: Any) -> list[Any]:
+                return list(stream(*given, **named))
+
+        opened = {name: make for name, make in self.resources.items() if make is not contextlib.nullcontext}
+        direct = [name for name in self.resources if name not in opened]
+        if opened:
+            return lambda message, delivery, connection: self._opening(function, message, delivery, connection)
+        if self.delivery or self.constants:
+            return lambda message, delivery, connection: function(
+                message, **self._arguments(delivery, None), **dict.fromkeys(direct, connection)
+            )
+        return lambda message, delivery, connection: function(message, **dict.fromkeys(direct, connection))
 
     def _arguments(self, delivery: Delivery, tx: Any) -> dict[str, Any]:
         arguments = dict(self.constants)
@@ -293,9 +309,8 @@ class _Wiring:
             arguments[self.delivery] = delivery
         return arguments
 
-    def _in_resources(self, function: Callable[..., Any], message: Any, delivery: Delivery, connection: Any) -> Any:
-        if not (self.resources or self.delivery or self.constants):
-            return function(message)
+    def _opening(self, function: Callable[..., Any], message: Any, delivery: Delivery, connection: Any) -> Any:
+        """Call it with resources that are made for each event, such as a session."""
         arguments = self._arguments(delivery, None)
         with contextlib.ExitStack() as stack:
             for name, resource in self.resources.items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Generic, Protocol, TypeVar, overload, runtime_checkable
+from typing import Any, Generic, Protocol, Self, TypeVar, overload, runtime_checkable
 
 import msgspec
 
@@ -50,6 +50,26 @@ class Tx(Protocol):
 
 
 @runtime_checkable
+class Scope(Protocol):
+    """Handlers one after another in one step of a unit, so that a failure undoes only what its own handler wrote."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_: object) -> None: ...
+
+    def begin(self) -> None:
+        """A handler is about to run."""
+        ...
+
+    def end(self) -> None:
+        """It ended well."""
+        ...
+
+    def undo(self, error: Exception) -> Exception:
+        """It failed: undo what it wrote. Returns what went wrong; raises Redo where only a careful scope could."""
+        ...
+
+
+@runtime_checkable
 class Unit(Protocol):
     """What one commit will hold. Steps run in the order they were added, in one transaction, off the event loop."""
 
@@ -87,6 +107,10 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Wait for what is being committed, disconnect. Idempotent."""
+        ...
+
+    def scope(self, connection: Any, *, careful: bool) -> Scope:
+        """A scope in a step. A careful one has a savepoint for each handler, which costs something."""
         ...
 
     def begin(self) -> Tx:

@@ -290,11 +290,13 @@ class Worker:
             records[:] = [record for outcome in done for record in outcome.records]
             deliveries[:] = [outcome.delivery for outcome in done]
 
+        began = self.clock.monotonic()
         unit.add(handle)
         await self._broker.publish(records, tx=unit)
         await self._subscription.ack(deliveries, tx=unit)
         await unit.commit()
         self._settled(deliveries)
+        self._adapt(self.clock.monotonic() - began)
 
     def _settled(self, deliveries: Sequence[Delivery]) -> None:
         now = self.clock.now()

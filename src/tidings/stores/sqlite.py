@@ -14,13 +14,13 @@ import random
 import sqlite3
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
 from tidings.embedded.database import Connection, Database, named
 from tidings.embedded.writer import Writer
-from tidings.errors import Closed, Conflict, InvalidEvent, NotInTransaction
+from tidings.errors import Closed, Conflict, InvalidEvent, NotInTransaction, Redo, TransactionEnded
 from tidings.store import Table, Tx, Unit
 
 SCHEMA = """
@@ -32,6 +32,8 @@ STAMP = "SELECT stamp FROM tidings_row WHERE tbl = ? AND key = ?"
 PUT = """INSERT INTO tidings_row (tbl, key, value, stamp) VALUES (?, ?, ?, ?)
     ON CONFLICT DO UPDATE SET value = excluded.value, stamp = excluded.stamp"""
 DELETE = "DELETE FROM tidings_row WHERE tbl = ? AND key = ?"
+
+SCHEMA_VERSION = "PRAGMA schema_version"
 
 ABSENT = 0
 Key = tuple[str, str]
@@ -79,6 +81,52 @@ class SqliteTx:
     def _check(self) -> None:
         if self.ended:
             raise NotInTransaction("this Tx belongs to an event that is settled; use it inside its handler only")
+
+
+class SqliteScope:
+    """See Scope. Meanwhile the connection is lent: whoever uses it cannot end the transaction."""
+
+    def __init__(self, connection: Connection, *, careful: bool) -> None:
+        self._connection = connection
+        self._careful = careful
+        self._before = 0
+
+    def __enter__(self) -> Self:
+        self._schema = self._connection.execute(SCHEMA_VERSION).fetchone()
+        self._connection.lent = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.lent = False
+
+    def begin(self) -> None:
+        """See Scope.begin."""
+        if self._careful:
+            self._connection.execute("SAVEPOINT handler")
+        else:
+            self._before = self._connection.total_changes
+
+    def end(self) -> None:
+        """See Scope.end."""
+        if self._careful:
+            self._connection.execute("RELEASE handler")
+
+    def undo(self, error: Exception) -> Exception:
+        """See Scope.undo."""
+        connection = self._connection
+        if self._careful:
+            connection.execute("ROLLBACK TO handler")
+            connection.execute("RELEASE handler")
+        elif connection.total_changes != self._before or connection.execute(SCHEMA_VERSION).fetchone() != self._schema:
+            raise Redo("a handler failed after it had written; the step runs again with a savepoint for each")
+        if connection.refused:
+            refused, connection.refused = connection.refused, ""
+            ended = TransactionEnded(
+                f"{refused} in a handler would end the transaction that also holds the acknowledgement; leave it out."
+            )
+            ended.__cause__ = error
+            return ended
+        return error
 
 
 class SqliteUnit:
@@ -182,10 +230,14 @@ class SqliteStore:
     def resource(self, kind: type) -> Resource | None:
         """See Store.resource: sqlite3.Connection, and SQLAlchemy's Session where the extra is installed."""
         if kind is sqlite3.Connection:
-            return _lend
+            return contextlib.nullcontext
         if kind.__module__.startswith("sqlalchemy.orm") and kind.__name__ == "Session":
             return _session
         return None
+
+    def scope(self, connection: Connection, *, careful: bool) -> SqliteScope:
+        """See Store.scope."""
+        return SqliteScope(connection, careful=careful)
 
     def begin(self) -> Tx:
         """See Store.begin."""
@@ -228,26 +280,15 @@ class SqliteStore:
 
 
 @contextlib.contextmanager
-def _lend(connection: Connection) -> Generator[Connection]:
-    """The transaction's own connection, which the handler cannot commit."""
-    connection.lent = True
-    try:
-        yield connection
-    finally:
-        connection.lent = False
-
-
-@contextlib.contextmanager
 def _session(connection: Connection) -> Generator[Any]:
     """A SQLAlchemy session on the transaction's connection; its own commits are savepoints."""
     from sqlalchemy import create_engine  # noqa: PLC0415 - an extra, imported only where a handler asks for it
     from sqlalchemy.orm import Session  # noqa: PLC0415
     from sqlalchemy.pool import StaticPool  # noqa: PLC0415
 
-    with _lend(connection):
-        engine = create_engine("sqlite://", creator=lambda: connection, poolclass=StaticPool, pool_reset_on_return=None)
-        bound = engine.connect()
-        bound.begin()
-        with Session(bind=bound, join_transaction_mode="create_savepoint") as session:
-            yield session
-            session.commit()
+    engine = create_engine("sqlite://", creator=lambda: connection, poolclass=StaticPool, pool_reset_on_return=None)
+    bound = engine.connect()
+    bound.begin()
+    with Session(bind=bound, join_transaction_mode="create_savepoint") as session:
+        yield session
+        session.commit()

@@ -22,10 +22,13 @@ from bench.reading import Reading, Task, Watch
 from bench.sample import OrderCounted, OrderPlaced, orders
 from tidings import App, Start
 from tidings.embedded.database import Database
+from tidings.worker import Worker
 
 EVENTS = 100_000
 SQL_EVENTS = 10_000
 TOGETHER = 100
+LOOK = 0.002
+PATIENCE = 60.0
 MOVE = "UPDATE customers SET total = total + ? WHERE name = ?"
 
 
@@ -82,14 +85,20 @@ async def _worked_off(path: Path, count: int, handler: Callable[..., Any]) -> Re
         (worker,) = await app.start()
         watch = Watch()
         running = asyncio.create_task(worker.run())
-        while worker.meter.handled < count:
-            await asyncio.sleep(0.002)
-            if running.done():
-                running.result()
+        async with asyncio.timeout(PATIENCE):
+            await until_handled(worker, running, count)
         reading = watch.rate(count)
         await worker.drain(5.0)
-        running.cancel()
+        await asyncio.wait([running])
     return reading
+
+
+async def until_handled(worker: Worker, running: asyncio.Task[None], count: int) -> None:
+    """Wait until the worker has settled so many. Raises what it died of."""
+    while worker.meter.handled < count:
+        await asyncio.sleep(LOOK)
+        if running.done():
+            running.result()
 
 
 def by_hand(task: Task, *, handler: Callable[[OrderPlaced], Any]) -> Reading:

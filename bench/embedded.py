@@ -70,6 +70,11 @@ def run(names: Sequence[str], *, rounds: int, scale: float, progress: Progress) 
         return [outcome for name in names for outcome in _measure(name, rounds, task, progress)]
 
 
+def round_of(name: str, side: str, task: Task) -> Reading:
+    """One round, in a process of its own, where the measure has been prepared. Raises click.ClickException."""
+    return _begun(name, side, task)()
+
+
 def _measure(name: str, rounds: int, task: Task, progress: Progress) -> list[Outcome]:
     measure = MEASURES[name]
     if measure.prepare is not None:
@@ -102,11 +107,7 @@ def _told(reading: Reading) -> str:
 
 def _put_off(name: str, side: str, task: Task) -> Pending:
     """A round that begins when its reading is asked for."""
-    return partial(_wait_for_round, name, side, task)
-
-
-def _wait_for_round(name: str, side: str, task: Task) -> Reading:
-    return _begun(name, side, task)()
+    return partial(round_of, name, side, task)
 
 
 def _begun(name: str, side: str, task: Task) -> Pending:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench import raw
+from bench import consume, raw
 from bench.reading import Reading, Task, Watch
 from bench.sample import KEYS, OrderPlaced, orders
 from tidings import App, Start
@@ -59,10 +59,7 @@ async def _at(path: Path, new: int) -> Reading:
         append = watch.rate(new)
         watch = Watch()
         running = asyncio.create_task(worker.run())
-        while worker.meter.handled < new:
-            await asyncio.sleep(0.002)
-            if running.done():
-                running.result()
+        await consume.until_handled(worker, running, new)
         tail = watch.rate(new)
         await worker.drain(5.0)
         await asyncio.wait([running])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bench import machine
 from bench.embedded import Outcome
+from bench.peers import compare
 from bench.reading import Reading
 
 HEAD = """# What it costs
@@ -29,12 +30,37 @@ the process, in µs an event (for `end_to_end` that of the consuming process).
 Run it: `make bench`, or `tidings bench embedded --full --write docs/performance.md` in a checkout.
 `--measure NAME` runs one, `--json` prints a list for programs."""
 
+PEERS_METHOD = """\
+The same order, as the type that the library likes (FastStream: a dataclass checked by pydantic). `publish_1` and
+`publish_100`: so many coroutines that each await their own; `consume`: a backlog of typed events and a handler that
+does nothing, acknowledged after it; `consume_batches`: the library hands it lists (tidings: one by one all the same,
+it batches the acknowledgements by itself). All acknowledge after fsync: JetStream with `sync_interval: always`, Valkey with
+`appendfsync always`, huey with `fsync=True`, litequeue with `synchronous=FULL`; few of them do so by default. CPU is
+that of the client's process: a server's comes on top. What they are made for differs: huey and litequeue hand a task
+to one worker, FastStream speaks to brokers that serve many machines. In turn within every round; medians.
+
+Run it: `tidings bench peers --write docs/performance.md` in a checkout; it makes an environment of its own in
+`bench/peers/.venv`."""
+
 
 def write_embedded(path: Path, outcomes: Sequence[Outcome]) -> None:
     """Replace the section of the embedded broker."""
     rounds = max(len(outcome.ours) for outcome in outcomes)
     body = [f"## The embedded broker\n\n{_stamp()}\n", _table(outcomes), "", METHOD.format(rounds=rounds)]
     replace_section(path, "embedded", "\n".join(body))
+
+
+def write_peers(path: Path, rows: Sequence[compare.Row]) -> None:
+    """Replace the section of the peers."""
+    head = "| work | library | events/s | CPU, µs an event | tidings, events/s | CPU | tidings / library |"
+    rule = "| --- | --- | ---: | ---: | ---: | ---: | ---: |"
+    lines = [
+        f"| {row.work} | {row.peer} | {figure(row.rate)} | {row.cpu:.0f} | {figure(row.ours)} | {row.ours_cpu:.0f} "
+        f"| {row.ratio:.1f} |"
+        for row in rows
+    ]
+    body = [f"## Beside others\n\n{_stamp()}\n", head, rule, *lines, "", PEERS_METHOD]
+    replace_section(path, "peers", "\n".join(body))
 
 
 def replace_section(path: Path, name: str, body: str) -> None:

@@ -43,6 +43,19 @@ def embedded(as_json: bool, write: Path | None, rounds: int, scale: float, **whi
     emit(rows, as_json)
 
 
+@bench.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one list for programs.")
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="Each figure is their median.")
+@click.option("--write", type=click.Path(dir_okay=False, path_type=Path), help="Put the table into this document.")
+@click.option("--scale", default=1.0, type=click.FloatRange(0.001, 10), hidden=True)
+def peers(as_json: bool, write: Path | None, rounds: int, scale: float) -> None:
+    """FastStream, huey and litequeue on the same work, in an environment that is made for them."""
+    rows = _measures("peers.compare").run(rounds=rounds, scale=scale, progress=_tell)
+    if write is not None:
+        _measures("report").write_peers(write, rows)
+    emit([msgspec.to_builtins(row) for row in rows], as_json)
+
+
 def _tell(text: str) -> None:
     click.echo(text, err=True)
 
@@ -50,7 +63,7 @@ def _tell(text: str) -> None:
 def _measures(name: str) -> Any:
     """A module of `bench/`, which lies beside `src/` in the source tree and is not part of the wheel."""
     for root in (Path(tidings.__file__).parents[2], Path.cwd()):
-        if (root / "bench" / f"{name}.py").is_file():
+        if (root / "bench" / "embedded.py").is_file():
             if str(root) not in sys.path:
                 sys.path.insert(0, str(root))
             return importlib.import_module(f"bench.{name}")

@@ -1,5 +1,7 @@
 """A trace from the publisher through a handler into what the handler publishes."""
 
+import json
+import logging
 import sqlite3
 
 import pytest
@@ -12,6 +14,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from tests.observe.waiting import until
 from tidings import App, Delivery, Event, Retry
 from tidings.observe import tracing
+from tidings.observe.logs import Json
 
 
 class Ordered(Event, name="order.ordered", key="key"):
@@ -170,6 +173,27 @@ async def test_events_of_a_lane_do_not_inherit_each_others_trace(sdk: Use) -> No
         await until(lambda: len(exporter.get_finished_spans()) == 3)
 
     assert parent(by_name(exporter)["process order"]) is None
+
+
+async def test_log_lines_in_a_span_have_its_trace_id(sdk: Use) -> None:
+    tracer, exporter = sdk
+    lines: list[str] = []
+    app = App("shop", "memory:")
+
+    @app.on(Ordered)
+    async def handle(event: Ordered) -> None:
+        lines.append(Json().format(logging.makeLogRecord({"msg": "handling"})))
+
+    tracing.install(app)
+    async with app.running():
+        await app.publish(Ordered(key="a"))
+        await until(exporter.get_finished_spans)
+    with tracer.start_as_current_span("request"):
+        lines.append(Json().format(logging.makeLogRecord({"msg": "requesting"})))
+
+    spans = by_name(exporter)
+    expected = [f"{ids(spans[name])[0]:032x}" for name in ("process order", "request")]
+    assert [json.loads(line)["trace_id"] for line in lines] == expected
 
 
 async def test_without_an_sdk_nothing_is_installed_and_headers_are_carried_anyway() -> None:

@@ -46,7 +46,14 @@ def event_of(record: logging.LogRecord) -> Mapping[str, Any]:
     lane = current.get()
     if "event_id" in vars(record) or lane is None or (delivery := lane.current) is None:
         return {}
-    return about(delivery, lane.desk.bound.name)
+    return {name: value for name, value in about(delivery, lane.desk.bound.name).items() if value is not None}
+
+
+def _trace_id() -> str | None:
+    """That of the current span, where the program uses OpenTelemetry; nobody else pays for its import."""
+    api: Any = sys.modules.get("opentelemetry.trace")
+    context = None if api is None else api.get_current_span().get_span_context()
+    return f"{context.trace_id:032x}" if context is not None and context.is_valid else None
 
 
 class Json(logging.Formatter):
@@ -60,6 +67,7 @@ class Json(logging.Formatter):
             "level": record.levelname,
             "logger": record.name,
             "message": _message(record),
+            "trace_id": _trace_id(),
             **event_of(record),
             **_extra(record),
         }

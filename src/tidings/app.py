@@ -209,8 +209,8 @@ class App:
         due = None if delay is None else self.clock.now() + delay
         lane = current.get()
         cause = lane.current.record if lane is not None and lane.current is not None else None
-        codec = self.codec
-        records = [codec.encode(event, cause, id=id, due=due) for event in events]
+        encode = self.codec.encode
+        records = [encode(event, cause, id=id, due=due) for event in events]
         await self.connection.broker.publish(records)
         for record in records:
             self.published[record.type] += 1

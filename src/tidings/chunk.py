@@ -35,6 +35,8 @@ R = TypeVar("R")
 CHUNK = 100
 CAREFUL = 100
 """For how many chunks every handler has a savepoint, after one has failed when it had written."""
+LONG = 0.25
+"""For how many seconds a thread goes on before what it has handled is settled."""
 HOLD = 0.025
 """For how many seconds a chunk may hold the transaction before the rest waits for the next one."""
 
@@ -156,21 +158,26 @@ class ChunkLane(Lane):
         return again + left
 
     def call_each(self, chunk: Chunk, connection: Any, scope: Scope | None) -> None:
-        """In a thread: one after another, until one fails or the time to hold the transaction is over."""
-        desk = self.desk
+        """In a thread: one after another, until one fails or it has taken long enough."""
+        desk, monotonic, done = self.desk, self.desk.clock.monotonic, chunk.done
         current.set(self)
-        until = desk.clock.monotonic() + HOLD if scope is not None else float("inf")
-        times = [desk.clock.monotonic()]
+        times = [monotonic()]
+        until = times[0] + (LONG if scope is None else HOLD)
         for delivery, message in chunk.items:
             self.started, self.current = times[-1], delivery
             if self.started > until:
                 break
-            outcome = self._guarded(lambda d=delivery, m=message: desk.call(m, d, connection), delivery, scope)  # type: ignore[misc]
-            if isinstance(outcome, Exception):
-                chunk.failures.append((delivery, outcome))
+            if scope is not None:
+                scope.begin()
+            try:
+                result = desk.call(message, delivery, connection)
+                done.append(Outcome(delivery) if result is None else self.outcome(delivery, None, result))
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is retried or buried
+                chunk.failures.append((delivery, error if scope is None else scope.undo(error)))
                 break
-            chunk.done.append(outcome)
-            times.append(desk.clock.monotonic())
+            if scope is not None:
+                scope.end()
+            times.append(monotonic())
         desk.meter.handling.observe_steps(times)
 
     def _guarded(self, call: Callable[[], Any], delivery: Delivery, scope: Scope | None) -> Outcome | Exception:
@@ -262,6 +269,19 @@ class LoopListLane(ChunkLane):
         self.behind = 0
 
 
+class Burst:
+    """How a run of `def` calls went: how many went well, which of them published nothing, what the next one failed with.
+
+    `stopped_at_one`: the next one failed, or needs more care than the fast path takes.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.plain: list[Delivery] = []
+        self.error: Exception | None = None
+        self.stopped_at_one = False
+
+
 class ThreadLane(ChunkLane):
     """For `def` handlers without a connection: a chunk in one thread hop."""
 
@@ -277,29 +297,32 @@ class ThreadLane(ChunkLane):
             return
         turns, keys = self.desk.turns, set[str]()
         taken = self._grab(keys)
-        count, error = 0, None
-        plain: list[Delivery] = []
+        burst = Burst()
         try:
-            count, error = await self._in_thread(self._burst, taken, plain, function)
+            await self._in_thread(self._burst, taken, burst, function)
         except asyncio.CancelledError as cancelled:
             self._stopped = True
             if isinstance(self._interruption(cancelled), Fenced):
                 self.desk.dropped(len(taken))
-                taken, plain = [], []
-        self.desk.done.extend(plain)
+                taken, burst = [], Burst()
+        self.desk.done.extend(burst.plain)
         self.desk.have.set()
         for key in keys:
             turns.end(key)
-        turns.queue.extendleft(reversed(taken[count + 1 :]))
-        self._holding = len(taken[count : count + 1])
-        for delivery in taken[count : count + 1]:
-            await self._singly(delivery, error)
+        alone = taken[burst.count : burst.count + 1] if burst.stopped_at_one else []
+        turns.queue.extendleft(reversed(taken[burst.count + len(alone) :]))
+        self._holding = len(alone)
+        for delivery in alone:
+            await self._singly(delivery, burst.error)
         self._holding = 0
 
     def _grab(self, keys: set[str]) -> list[Delivery]:
         """The next events, this lane's share of them, and in `keys` what they keep busy."""
         turns, taken = self.desk.turns, list[Delivery]()
         share = -(-len(turns.queue) // self.desk.bound.concurrency)
+        if self.desk.bound.concurrency == 1:  # nobody beside it could take one of its keys
+            taken.extend(turns.queue)
+            turns.queue.clear()
         while len(taken) < share and (delivery := turns.take(keys)) is not None:
             taken.append(delivery)
             if delivery.record.key is not None:
@@ -309,40 +332,39 @@ class ThreadLane(ChunkLane):
         self._stopped = False
         return taken
 
-    def _burst(
-        self, taken: Sequence[Delivery], plain: list[Delivery], function: Callable[[Any], Any]
-    ) -> tuple[int, Exception | None]:
-        """In a thread: how many went well, and what the next one failed with (None where it needs more care).
-
-        `plain` gets those that published nothing.
-        """
+    def _burst(self, taken: Sequence[Delivery], burst: Burst, function: Callable[[Any], Any]) -> None:
+        """In a thread: handle what is new and goes well, until one is not, or for long enough."""
         desk = self.desk
         current.set(self)
         decoders, monotonic = desk.reader.json, desk.clock.monotonic
         times = [monotonic()]
-        error: Exception | None = None
+        until = times[0] + LONG
         for delivery in taken:
+            self.started, self.current = times[-1], delivery
+            if self.started > until or self._stopped or desk.turns.stopped:
+                break
             record = delivery.record
             decode = decoders.get(record.type)
-            if decode is None or delivery.attempt != 1 or "datacontenttype" in record.headers or self._stopped:
+            burst.stopped_at_one = True
+            if decode is None or delivery.attempt != 1 or "datacontenttype" in record.headers:
                 break
             try:
                 message = decode(record.value)
             except MISFITS:
                 break
-            self.started, self.current = times[-1], delivery
             try:
                 result = function(message)
                 if result is None:
-                    plain.append(delivery)
+                    burst.plain.append(delivery)
                 else:
                     desk.outcomes.append(self.outcome(delivery, None, result))
             except Exception as raised:  # noqa: BLE001 - whatever it is, it is retried or buried
-                error = raised
+                burst.error = raised
                 break
+            burst.stopped_at_one = False
             times.append(monotonic())
+        burst.count = len(times) - 1
         desk.meter.handling.observe_steps(times)
-        return len(times) - 1, error
 
     async def _singly(self, delivery: Delivery, error: Exception | None) -> None:
         """Handle one that failed, or is not as most are."""

@@ -8,7 +8,8 @@ others as headers: `source` (the app), `eventversion`, `datacontenttype` where i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from operator import attrgetter
+from typing import Any, Literal
 
 import msgspec
 
@@ -25,13 +26,14 @@ TRACE = ("traceparent", "tracestate")
 MISFITS = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError, NotImplementedError)
 
 
-class Wire(NamedTuple):
+class Wire(msgspec.Struct, frozen=True):
     """How one message class goes over the wire, prepared once."""
 
     contract: Contract
     encode: Callable[[Any], bytes]
     check: Callable[[bytes], Any]
     headers: Mapping[str, str]
+    key: Callable[[Any], Any]
 
 
 class Codec:
@@ -68,7 +70,8 @@ class Codec:
         headers = {"source": self._source, "eventversion": contract.version}
         if self._encoding == "msgpack":
             headers["datacontenttype"] = MSGPACK
-        wire = Wire(contract, module.Encoder().encode, module.Decoder(cls).decode, headers)
+        key = _no_key if contract.key is None else attrgetter(contract.key)
+        wire = Wire(contract, module.Encoder().encode, module.Decoder(cls).decode, headers, key)
         self._wires[cls] = wire
         return wire
 
@@ -93,7 +96,7 @@ class Codec:
                 f"{contract.name} is {len(body)} bytes, over the limit of {self._limit}; "
                 "keep the payload elsewhere and publish a reference, or raise `body_limit`."
             )
-        key = None if contract.key is None else getattr(message, contract.key)
+        key = wire.key(message)
         if key is not None and type(key) is not str:
             key = str(msgspec.to_builtins(key, str_keys=True))
         headers = wire.headers if cause is None and self._trace is None else self._headers(wire, cause)
@@ -139,6 +142,10 @@ class Reader:
             return decoders[record.type](record.value)
         except MISFITS as error:
             raise DecodeError(f"{record.type} cannot be decoded: {explain(error)}") from error
+
+
+def _no_key(message: Any) -> None:
+    return None
 
 
 def explain(error: BaseException) -> str:

@@ -7,7 +7,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -16,6 +16,9 @@ from tidings.errors import ConfigError
 FILE = "tidings.toml"
 PREFIX = "TIDINGS_"
 OTHER_VARIABLES = {"TIDINGS_FAILPOINT"}
+
+
+Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -30,11 +33,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     broker: str = "sqlite:tidings.db"
     store: str | None = None
     encoding: Literal["json", "msgpack"] = "json"
-    body_limit: int = 1 << 20
-    keep: float | None = 7 * 86400.0
-    lease: float = 30.0
-    grace: float = 25.0
-    stall: float = 60.0
+    body_limit: Annotated[int, msgspec.Meta(gt=0)] = 1 << 20
+    keep: Positive | None = 7 * 86400.0
+    lease: Positive = 30.0
+    grace: Annotated[float, msgspec.Meta(ge=0)] = 25.0
+    stall: Positive = 60.0
     stall_exit: bool = False
 
 

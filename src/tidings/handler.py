@@ -93,6 +93,8 @@ class Bound(msgspec.Struct):
         """What it returned as messages to publish. Raises HandlerError for anything else."""
         if result is None:
             return ()
+        if self.may_publish is not None and type(result) in self.may_publish:
+            return (result,)
         messages = [result] if isinstance(result, Message) else result
         for message in messages:
             if not isinstance(message, Event):

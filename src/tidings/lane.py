@@ -115,7 +115,7 @@ class Lane:
     async def rest(self) -> None:
         """Wait until there is something to take, and call the next lane where there is more."""
         desk = self.desk
-        while not desk.turns.queue:
+        while not desk.turns.queue or desk.turns.stopped:
             self.current = None
             self.wake.clear()
             desk.idle.append(self)

@@ -18,6 +18,7 @@ class Turns:
     def __init__(self) -> None:
         self.queue: deque[Delivery] = deque()
         self.busy: dict[str, deque[Delivery] | None] = {}
+        self.stopped = False
 
     def add(self, deliveries: Iterable[Delivery]) -> None:
         """Put these at the end."""
@@ -86,6 +87,11 @@ class Turns:
         """Forget all that waits; busy keys stay busy."""
         self.queue.clear()
         self.busy = dict.fromkeys(self.busy)
+
+    def stop(self) -> None:
+        """Nobody takes anything any more."""
+        self.clear()
+        self.stopped = True
 
 
 def _keep(queue: deque[Delivery], stays: Callable[[Delivery], bool]) -> int:

@@ -66,6 +66,8 @@ class Worker:
         self._stopping = False
         self._capacity = max(2 * bound.concurrency, LEAST)
         self._settling = False
+        self._busy_since = 0.0
+        self._tasks: list[asyncio.Task[None]] = []
         self._tokens = 1.0
         self._filled = clock.monotonic()
 
@@ -99,6 +101,7 @@ class Worker:
         True where nothing had to be given up. What is given up is not acknowledged: it is lent again.
         """
         self._stopping = True
+        self.turns.stop()
         self._room.set()
         self._running.set()
         until = self.clock.monotonic() + grace
@@ -171,7 +174,7 @@ class Worker:
     def _deal(self, deliveries: Sequence[Delivery]) -> None:
         """Put these in line; lanes that rest are called one by one, as long as there is more."""
         if not self.meter.in_flight:
-            self.meter.progress = self.clock.monotonic()
+            self.meter.progress = self._busy_since = self.clock.monotonic()
         self.meter.in_flight += len(deliveries)
         self.turns.add(deliveries)
         self.call_lane()
@@ -198,13 +201,13 @@ class Worker:
         if self.bound.options.rate is not None:
             self._tokens -= count
 
-    def _adapt(self, seconds: float) -> None:
+    def _adapt(self, count: int) -> None:
         """Lend no more than is handled in about a second, so that little is in doubt when the process dies."""
-        least = max(2 * self.bound.concurrency, LEAST)
-        if seconds > SLOW:
-            self._capacity = max(self._capacity // 2, least)
-        elif seconds < SLOW / 10:
-            self._capacity = min(self._capacity * 2, max(4 * MOST, least))
+        now = self.clock.monotonic()
+        rate = count / max(now - self._busy_since, 1e-4)
+        self._busy_since = now
+        wanted = max(int(rate * SLOW), 2 * self.bound.concurrency, LEAST)
+        self._capacity = min(max(wanted, self._capacity // 2), max(4 * MOST, 2 * self.bound.concurrency))
 
     # -- settle
 
@@ -224,7 +227,6 @@ class Worker:
         self._room.set()
 
     async def _settle_finished(self) -> None:
-        began = self.clock.monotonic()
         while True:
             if not self.outcomes and not self.done:
                 self.have.clear()
@@ -235,9 +237,6 @@ class Worker:
             self._settling = True
             await self._commit(done, batch)
             self._settling = False
-            now = self.clock.monotonic()
-            self._adapt(now - began)
-            began = now
 
     async def _commit(self, done: list[Delivery], batch: list[Outcome]) -> None:
         """Settle these, however long the storage takes; what conflicts is handled again."""
@@ -290,18 +289,17 @@ class Worker:
             records[:] = [record for outcome in done for record in outcome.records]
             deliveries[:] = [outcome.delivery for outcome in done]
 
-        began = self.clock.monotonic()
         unit.add(handle)
         await self._broker.publish(records, tx=unit)
         await self._subscription.ack(deliveries, tx=unit)
         await unit.commit()
         self._settled(deliveries)
-        self._adapt(self.clock.monotonic() - began)
 
     def _settled(self, deliveries: Sequence[Delivery]) -> None:
         now = self.clock.now()
         self.meter.latency.observe_all([now - delivery.record.time for delivery in deliveries])
         self.meter.handled += len(deliveries)
+        self._adapt(len(deliveries))
         self.meter.progress = self.clock.monotonic()
         self.dropped(len(deliveries))
 

@@ -173,6 +173,7 @@ class SqliteBroker:
 
     async def declare(self, topic: str, groups: Sequence[str], start: Start | float = Start.LATEST) -> None:
         """See Broker.declare."""
+        self.check()
         known = {name for (name,) in self.read(GROUPS_OF, (topic,))}
         if topic not in self.topics or not known.issuperset(groups):
             self.topics[topic] = await self.run(lambda connection: self._declare(connection, topic, groups, start))
@@ -202,12 +203,14 @@ class SqliteBroker:
             tx.add(lambda connection: self._publish_in(connection, records, made))
             tx.after(lambda: self.topics.update(made))
             return
+        delayed = False
         for record in records:
             if record.topic not in self.topics:
                 await self.declare(record.topic, ())
+            delayed = delayed or record.due is not None
         failpoint.hit("publishing")
         try:
-            if any(record.due is not None for record in records):
+            if delayed:
                 await self.writer.run(lambda connection: self._publish_in(connection, records, {}))
                 self._stir.set()
             else:
@@ -238,9 +241,9 @@ class SqliteBroker:
         else:
             part = zlib.crc32(key.encode()) % PARTS
         headers, text = self._headers
-        if record.headers is not headers:
+        if record.headers != headers:
             text = msgspec.json.encode(record.headers).decode()
-            self._headers = (record.headers, text)
+            self._headers = (dict(record.headers), text)
         return topics[record.topic], part, record.id, record.type, key, record.time, text, record.value
 
     # -- consuming
@@ -261,7 +264,11 @@ class SqliteBroker:
         feeds = self.read(FEEDS_OF, (group_id,))
         member = Group(self, group_id, group, [Feed(*feed) for feed in feeds if feed[2] in topics])
         self._groups.add(member)
-        await member.join()
+        try:
+            await member.join()
+        except BaseException:
+            await member.close()  # a member that nobody has would keep its parts for as long as we live
+            raise
         return member
 
     def deliveries(self, topic: str, rows: Sequence[Any], attempts: Sequence[int] | None = None) -> list[Delivery]:

@@ -17,6 +17,8 @@ from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any, Protocol
 
+import msgspec
+
 from tidings import failpoint
 from tidings.embedded.database import Connection, Database, named
 from tidings.errors import Closed, StorageBroken, StorageBusy, StorageError, TidingsError
@@ -46,21 +48,18 @@ CHECKPOINT_BYTES = 8 << 20
 RESTART_FRAMES = (64 << 20) // 4096
 
 
-class Job:
+class Job(msgspec.Struct, gc=False):
     """Work for one transaction, and the future of what came of it.
 
     `rows` jobs are plain inserts that share one statement; a `step` job runs in a savepoint of its own, so that its
     error is its own.
     """
 
-    __slots__ = ("error", "future", "result", "rows", "step")
-
-    def __init__(self, future: asyncio.Future[Any], rows: Sequence[Any] = (), step: Step | None = None) -> None:
-        self.future = future
-        self.rows = rows
-        self.step = step
-        self.result: Any = None
-        self.error: BaseException | None = None
+    future: asyncio.Future[Any]
+    rows: Sequence[Any] = ()
+    step: Step | None = None
+    result: Any = None
+    error: BaseException | None = None
 
 
 class Writer:

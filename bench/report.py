@@ -34,10 +34,11 @@ PEERS_METHOD = """\
 The same order, as the type that the library likes (FastStream: a dataclass checked by pydantic). `publish_1` and
 `publish_100`: so many coroutines that each await their own; `consume`: a backlog of typed events and a handler that
 does nothing, acknowledged after it; `consume_batches`: the library hands it lists (tidings: one by one all the same,
-it batches the acknowledgements by itself). All acknowledge after fsync: JetStream with `sync_interval: always`, Valkey with
-`appendfsync always`, huey with `fsync=True`, litequeue with `synchronous=FULL`; few of them do so by default. CPU is
-that of the client's process: a server's comes on top. What they are made for differs: huey and litequeue hand a task
-to one worker, FastStream speaks to brokers that serve many machines. In turn within every round; medians.
+it batches the acknowledgements by itself). All acknowledge after fsync: JetStream with `sync_interval: always`,
+Valkey with `appendfsync always`, huey with `fsync=True`, litequeue with `synchronous=FULL`; few of them do so by
+default. CPU is that of the client's process: a server's comes on top. What they are made for differs: huey and
+litequeue hand a task to one worker, FastStream speaks to brokers that serve many machines. In turn within every
+round; medians.
 
 Run it: `tidings bench peers --write docs/performance.md` in a checkout; it makes an environment of its own in
 `bench/peers/.venv`."""

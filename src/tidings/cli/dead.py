@@ -48,7 +48,7 @@ def dead() -> None:
 @json_option
 def list_(handler: str | None, broker: str | None, as_json: bool) -> None:
     """Group the dead letters of all handlers or of one by what they died of, the most frequent first."""
-    with catalog(broker) as there:
+    with catalog(broker) as there, progress("reading dead letters", quiet=as_json):
         found = causes(letters(there, handler))
     if not found and not as_json:
         click.echo("There are no dead letters.")
@@ -207,10 +207,12 @@ def _rate(text: str) -> float:
 def _settle(choice: Choice, broker: str | None, as_json: bool, *, rate: float | None) -> None:
     """Replay at a rate, or drop where there is none."""
     verb = "dropped" if rate is None else "replayed"
-    with catalog(broker) as there:
+    with catalog(broker) as there, progress("reading dead letters", quiet=as_json):
         wanted = chosen(there, choice)
-    count = _count(wanted)
-    done = asyncio.run(_settle_all(wanted, broker, rate, verb)) if count else 0
+    count, done = _count(wanted), 0
+    if count:
+        with progress(verb, count, quiet=as_json) as bar:
+            done = asyncio.run(_settle_all(wanted, broker, rate, bar))
     if as_json:
         emit({verb: done, "left": count - done}, as_json)
     else:
@@ -226,17 +228,18 @@ def _count(selections: dict[str, Selection]) -> int:
     return sum(len(selection.wanted) for selection in selections.values())
 
 
-async def _settle_all(wanted: dict[str, Selection], broker: str | None, rate: float | None, verb: str) -> int:
+async def _settle_all(
+    wanted: dict[str, Selection], broker: str | None, rate: float | None, bar: Callable[[int], None]
+) -> int:
     clock, done = Clock(), 0
     pace = Pace(rate or 0.0, clock)
-    with progress(verb, _count(wanted)) as bar:
-        async with connected(broker) as connection:
-            for handler, selection in wanted.items():
-                revive = partial(wire.revived, handler=handler, clock=clock)
-                async with Operator(connection, handler, clock) as operator:
-                    async for count in operator.settle(selection, _nothing if rate is None else revive, pace):
-                        done += count
-                        bar(count)
+    async with connected(broker) as connection:
+        for handler, selection in wanted.items():
+            revive = partial(wire.revived, handler=handler, clock=clock)
+            async with Operator(connection, handler, clock) as operator:
+                async for count in operator.settle(selection, _nothing if rate is None else revive, pace):
+                    done += count
+                    bar(count)
     return done
 
 

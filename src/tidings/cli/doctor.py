@@ -33,7 +33,7 @@ def doctor(context: click.Context, target: str | None, full: bool, broker: str |
     url = target or broker
     findings, path = _settings(url)
     if path is not None:
-        with progress(f"checking {path}"):
+        with progress(f"checking {path}", quiet=as_json):
             findings += examine(path, full=full)
     good = all(finding.state != "bad" for finding in findings)
     if as_json:

@@ -75,9 +75,12 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = (), *, hea
 
 
 @contextlib.contextmanager
-def progress(title: str, total: int | None = None) -> Generator[Callable[[int], None]]:
-    """A bar on standard error while the block lasts; call what it gives with how much has been done more."""
-    if not sys.stderr.isatty():
+def progress(title: str, total: int | None = None, *, quiet: bool = False) -> Generator[Callable[[int], None]]:
+    """A bar on standard error while the block lasts; call what it gives with how much has been done more.
+
+    Nothing is shown where that is no terminal, or where it is to be `quiet`: for programs, with --json.
+    """
+    if quiet or not sys.stderr.isatty():
         yield lambda done: None
         return
     from rich.console import Console

@@ -62,7 +62,7 @@ def publish(data: str, app: str | None, broker: str | None, as_json: bool, **fla
     wish = Wish(**flags)
     _check(wish, app, data)
     config, make = _prepare(wish, app, broker)
-    count, id = asyncio.run(_publish(config, make, data))
+    count, id = asyncio.run(_publish(config, make, data, quiet=as_json))
     if as_json:
         emit({"type": wish.type, "published": count, "id": id}, as_json)
     elif id is not None:
@@ -112,7 +112,7 @@ def _raw(wish: Wish, body: bytes, limit: int) -> Record:
     return Record(topic, body, wish.key, wish.type, wish.id or clock.id(), clock.now(), headers, wish.due(clock))
 
 
-async def _publish(config: Config, make: Make, data: str) -> tuple[int, str | None]:
+async def _publish(config: Config, make: Make, data: str, *, quiet: bool) -> tuple[int, str | None]:
     """How many were published, and the id where it is one."""
     one = None if data == "-" else make(_payload(data))
     broker = connect(config, Clock()).broker
@@ -121,7 +121,7 @@ async def _publish(config: Config, make: Make, data: str) -> tuple[int, str | No
         if one is not None:
             await broker.publish([one])
             return 1, one.id
-        return await _publish_stream(broker, make), None
+        return await _publish_stream(broker, make, quiet=quiet), None
     finally:
         await broker.close()
 
@@ -135,9 +135,9 @@ def _payload(data: str) -> bytes:
         raise click.UsageError(f"{data[1:]} cannot be read: {error.strerror}.") from error
 
 
-async def _publish_stream(broker: Broker, make: Make) -> int:
+async def _publish_stream(broker: Broker, make: Make, *, quiet: bool) -> int:
     count, number = 0, 0
-    with progress("publishing") as bar:
+    with progress("publishing", quiet=quiet) as bar:
         async for lines in _stdin():
             records, wrong = _records(make, lines)
             await broker.publish(records)

@@ -1,0 +1,80 @@
+"""Inventory: takes from the shelves what is ordered, puts back what is returned, orders anew what runs low.
+
+It works off many orders at a time, so that a title which many of them want is written once. Stock may fall below zero:
+then it is owed, and goes out with the next delivery.
+"""
+
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+from tidings import App, Event
+
+app = App("inventory")
+
+FULL = 100
+LOW = 20
+
+TABLES = (
+    "CREATE TABLE IF NOT EXISTS inventory_stock (sku TEXT PRIMARY KEY, left INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS inventory_moves (id TEXT NOT NULL, taken INTEGER NOT NULL, at REAL NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS inventory_moves_id ON inventory_moves(id)",
+    "CREATE TABLE IF NOT EXISTS inventory_deliveries (sku TEXT NOT NULL, quantity INTEGER NOT NULL)",
+)
+MOVED = "INSERT INTO inventory_moves VALUES (?, ?, ?)"
+TAKE = """INSERT INTO inventory_stock VALUES (:sku, :full - :quantity)
+    ON CONFLICT DO UPDATE SET left = left - :quantity RETURNING left"""
+DELIVERED = """INSERT INTO inventory_deliveries
+    SELECT sku, :full - left FROM inventory_stock WHERE sku = :sku AND left < :low"""
+FILL = "UPDATE inventory_stock SET left = :full WHERE sku = :sku AND left < :low"
+
+
+class OrderPlaced(Event, name="order.placed"):
+    """Heard from orders."""
+
+    order_id: str
+    items: dict[str, int]
+
+
+class OrderCancelled(Event, name="order.cancelled"):
+    """Heard from orders."""
+
+    cancellation_id: str
+    items: dict[str, int]
+
+
+class StockLow(Event, name="stock.low", key="sku"):
+    """Few of these are left on the shelf; below zero, so many are owed."""
+
+    sku: str
+    left: int
+
+
+@app.on(OrderPlaced, OrderCancelled)
+def move(events: list[OrderPlaced | OrderCancelled], db: sqlite3.Connection) -> Iterator[StockLow]:
+    """Take what was ordered, put back what was returned; tell once of what has become low."""
+    for table in TABLES:
+        db.execute(table)
+    taken: Counter[str] = Counter()
+    moves = []
+    for event in events:
+        if isinstance(event, OrderPlaced):
+            id, quantities = event.order_id, event.items
+        else:
+            id, quantities = event.cancellation_id, {sku: -quantity for sku, quantity in event.items.items()}
+        taken.update(quantities)
+        moves.append((id, sum(quantities.values()), time.time()))
+    db.executemany(MOVED, moves)
+    for sku, quantity in taken.items():
+        (left,) = db.execute(TAKE, {"sku": sku, "full": FULL, "quantity": quantity}).fetchone()
+        if left < LOW <= left + quantity:
+            yield StockLow(sku=sku, left=left)
+
+
+@app.on(StockLow)
+def restock(low: StockLow, db: sqlite3.Connection) -> None:
+    """Fill the shelf, whatever has been taken from it meanwhile."""
+    values = {"sku": low.sku, "full": FULL, "low": LOW}
+    db.execute(DELIVERED, values)
+    db.execute(FILL, values)

@@ -1,0 +1,67 @@
+"""Recommendations: what customers like you have bought.
+
+Each title remembers the latest titles that its buyers also have; each customer, the latest that they bought. From
+both comes what to show beside an order. All of it is bounded, however many orders there are.
+"""
+
+import time
+from collections import Counter
+
+from msgspec import Struct
+
+from tidings import App, Event, Tx
+
+app = App("recommendations")
+
+OWNED = 12
+COMPANY = 48
+SHOWN = 3
+
+
+class OrderPlaced(Event, name="order.placed"):
+    """Heard from orders."""
+
+    order_id: str
+    customer: str
+    items: dict[str, int]
+
+
+class Advice(Struct, frozen=True):
+    """The titles shown beside an order, best first; how often that was worked out, which should be once."""
+
+    titles: list[str]
+    times: int
+    at: float
+
+
+owned = app.table("owned", list[str])
+company = app.table("company", list[str])
+advice = app.table("advice", Advice)
+
+
+@app.on(OrderPlaced, batch=100)
+async def recommend(orders: list[OrderPlaced], tx: Tx) -> None:
+    """Learn from each order, and find what to show beside it."""
+    for order in orders:
+        titles = await shelf(order, tx)
+        new = titles[-len(order.items) :]
+        beside: Counter[str] = Counter()
+        for title in new:
+            others: list[str] = await tx.get(company, title, default=[])
+            beside.update(others)
+            tx.put(company, title, [*others, *(other for other in titles if other != title)][-COMPANY:])
+        for title in titles:
+            beside.pop(title, None)
+        best = [title for title, _ in beside.most_common(SHOWN)]
+        before = await tx.get(advice, order.order_id)
+        tx.put(advice, order.order_id, Advice(best, before.times + 1 if before else 1, time.time()))
+
+
+async def shelf(order: OrderPlaced, tx: Tx) -> list[str]:
+    """The latest titles of the customer, those of this order last."""
+    new = list(order.items)[-OWNED:]
+    earlier = (await tx.get(owned, order.customer) or []) if order.customer else []
+    titles = [*(title for title in earlier if title not in order.items), *new][-OWNED:]
+    if order.customer:
+        tx.put(owned, order.customer, titles)
+    return titles

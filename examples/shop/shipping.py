@@ -1,0 +1,36 @@
+"""Shipping: sends what is paid."""
+
+import sqlite3
+import time
+
+from tidings import App, Event
+
+app = App("shipping")
+
+TABLES = (
+    "CREATE TABLE IF NOT EXISTS shipping_parcels (id TEXT NOT NULL, at REAL NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS shipping_parcels_id ON shipping_parcels(id)",
+)
+
+
+class PaymentTaken(Event, name="payment.taken"):
+    """Heard from payment."""
+
+    order_id: str
+    customer: str
+
+
+class ParcelSent(Event, name="parcel.sent", key="order_id"):
+    """The goods are on their way."""
+
+    order_id: str
+    customer: str
+
+
+@app.on(PaymentTaken)
+def send(paid: PaymentTaken, db: sqlite3.Connection) -> ParcelSent:
+    """Pack it and hand it over."""
+    for table in TABLES:
+        db.execute(table)
+    db.execute("INSERT INTO shipping_parcels VALUES (?, ?)", (paid.order_id, time.time()))
+    return ParcelSent(order_id=paid.order_id, customer=paid.customer)

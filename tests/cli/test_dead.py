@@ -275,7 +275,7 @@ def test_replay_keeps_to_its_rate() -> None:
     die(*bad(10))
     began = time.monotonic()
     tidings("dead", "replay", "--rate", "20/s")
-    assert time.monotonic() - began >= 0.45
+    assert time.monotonic() - began >= 0.4  # two at once, every tenth of a second
     assert failed(tidings("dead", "replay", "--rate", "fast"), 2, "fast", "100/s")
 
 

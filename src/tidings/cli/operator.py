@@ -31,14 +31,14 @@ class Operator:
 
     def __init__(self, connection: Connection, handler: str, clock: Clock) -> None:
         self._broker, self._store = connection
-        self._handler = handler
+        self._topic = dead.topic_of(handler)
+        self._group = dead.operator_of(handler)
         self._clock = clock
         self._aside: list[Delivery] = []
         self._returned: set[str] = set()
 
     async def __aenter__(self) -> Self:
-        topics = [dead.topic_of(self._handler)]
-        self._letters: Subscription = await self._broker.subscribe(topics, dead.operator_of(self._handler))
+        self._letters: Subscription = await self._broker.subscribe([self._topic], self._group)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -85,6 +85,8 @@ class Operator:
                 until = self._clock.monotonic() + PATIENCE
             elif self._aside:
                 await self._hand_back()
+            elif (await self._broker.lag(self._topic, self._group)).waiting == 0:
+                break
         return []
 
     async def _hand_back(self) -> None:

@@ -1,6 +1,7 @@
 """The benchmarks run and say what they promise to say; how fast, no test can judge."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,10 @@ SMALL = ("--rounds", "1", "--scale", "0.02")
 TINY = ("--rounds", "1", "--scale", "0.002")
 
 
-def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+def bench(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tidings", "bench", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    environment = {**os.environ, **variables}
+    return subprocess.run(command, capture_output=True, text=True, timeout=50, check=False, env=environment)
 
 
 @pytest.mark.parametrize(
@@ -54,6 +56,17 @@ def test_an_unknown_measure_is_refused_with_the_known_ones() -> None:
     done = bench("embedded", "--measure", "nothing")
     assert done.returncode == 2
     assert "there is no measure 'nothing'; there are: publish_1," in done.stderr
+
+
+def test_without_the_source_tree_it_says_where_the_measures_are(tmp_path: Path) -> None:
+    import tidings
+
+    installed = tmp_path / "lib" / "site-packages"
+    installed.mkdir(parents=True)
+    (installed / "tidings").symlink_to(Path(tidings.__file__).parent)
+    done = bench("embedded", PYTHONPATH=str(installed))
+    assert done.returncode != 0
+    assert "they are in the source tree" in done.stderr
 
 
 def test_the_document_keeps_its_other_sections(tmp_path: Path) -> None:

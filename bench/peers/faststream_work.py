@@ -63,14 +63,16 @@ async def publish(peer: Peer, orders: Sequence[Order], seconds: float) -> None:
 
 async def consume(peer: Peer, orders: Sequence[Order], count: int, *, batch: bool) -> None:
     """A backlog of typed events, and a handler that only counts."""
-    seen = 0
+    seen, watch = 0, Watch()
     all_seen = asyncio.Event()
 
     async def handle(order: Order) -> None:
         await handle_batch([order])
 
     async def handle_batch(some: list[Order]) -> None:
-        nonlocal seen
+        nonlocal seen, watch
+        if not seen:
+            watch = Watch()  # connecting is not counted
         seen += len(some)
         if seen >= count:
             all_seen.set()
@@ -80,7 +82,6 @@ async def consume(peer: Peer, orders: Sequence[Order], count: int, *, batch: boo
         some = (orders[index % len(orders)] for index in range(start, min(start + AT_ONCE, count)))
         await asyncio.gather(*(peer.broker.publish(order, **peer.where) for order in some))
     peer.broker.subscriber(**peer.source(batch=batch))(handle_batch if batch else handle)
-    watch = Watch()
     await peer.broker.start()
     await all_seen.wait()
     watch.tell(count)

@@ -169,6 +169,7 @@ class Group:
         self._crowded = False  # whether parts are to be given up, for which nothing may be lent
         self._alone = False  # whether a suspect is out, beside which nothing may be
         self._void = False  # whether to give up all that is lent
+        self._unseen: Sequence[Delivery] = ()  # lent by a fetch that was cancelled before it could tell
         self._fenced = False
         self._closed = False
         self._turn = 0
@@ -203,6 +204,9 @@ class Group:
         return 3600.0 if due is None else max(due - self._broker.clock.now(), 0.001)
 
     async def _lend(self, limit: int) -> Sequence[Delivery]:
+        if self._unseen:
+            lent, self._unseen = self._unseen[:limit], self._unseen[limit:]
+            return lent
         if not self._mine.parts or self._crowded or (self._alone and not self.idle):
             return []
         self._alone = False
@@ -287,14 +291,24 @@ class Group:
             if not rows:
                 self._look(feed)
                 continue
-            await self._run(partial(self._mark_lent, feed=feed, rows=rows, mine=self._mine))
-            failpoint.hit("lent_again")
-            rows, attempts = [(row[0], *row[2:]) for row in rows], [row[1] for row in rows]
-            feed.out.update(zip(map(POSITION, rows), rows, strict=True))
             self._alone = lone
-            self._look(feed)
-            return self._broker.deliveries(feed.name, rows, attempts)
+            return await self._lend_again(feed, rows)
         return []
+
+    async def _lend_again(self, feed: Feed, rows: Sequence[Any]) -> Sequence[Delivery]:
+        again = {row[0]: (row[0], *row[2:]) for row in rows}
+        feed.out |= again
+        self._unseen = self._broker.deliveries(feed.name, list(again.values()), [row[1] for row in rows])
+        try:
+            await self._run(partial(self._mark_lent, feed=feed, rows=rows, mine=self._mine))
+        except Exception:
+            feed.out = {pos: row for pos, row in feed.out.items() if pos not in again}
+            self._unseen = ()
+            raise
+        failpoint.hit("lent_again")
+        self._look(feed)
+        lent, self._unseen = self._unseen, ()
+        return lent
 
     def _mark_lent(self, connection: Connection, feed: Feed, rows: Sequence[Any], mine: Mine) -> None:
         self._fence(connection, mine)
@@ -319,7 +333,9 @@ class Group:
                 plan, known = self._plan(deliveries, cursors)
             if tx is not None and not known:
                 self._void = self.stale = True
-                raise Fenced(f"{self.name} no longer holds some of the records that it settles; nothing of this is kept")
+                raise Fenced(
+                    f"{self.name} no longer holds some of the records that it settles; nothing of this is kept"
+                )
             if plan:
                 self._fence(connection, mine)
                 for settling in plan:
@@ -389,6 +405,8 @@ class Group:
                 feed.held.add(key)
                 later = [(row[0], row[1]) for row in feed.lent.values() if row[4] == key and row[0] > pos]
                 withdrawn += [(feed, p, part, key) for p, part in later]
+        if not again:
+            return
         await self._run(partial(self._hold, again=again, withdrawn=withdrawn, due=due, mine=self._mine))
         failpoint.hit("held_back")
         for feed, pos, _, _ in withdrawn:
@@ -423,7 +441,7 @@ class Group:
     def _fence(self, connection: Connection, mine: Mine) -> None:
         owned = connection.execute(OWNS.format(parts=mine.sql), (self.group, mine.member)).fetchone()[0]
         if owned != len(mine.parts):
-            self.stale = True
+            self._void = self.stale = True
             raise Fenced(f"{self.name} lost its parts to another member; nothing of this is kept")
 
     async def _run(self, step: Callable[[Connection], Any]) -> Any:
@@ -440,7 +458,11 @@ class Group:
         """Become a member, with a new id."""
         lease = self._broker.clock.monotonic() + self._broker.lease
         values = (self.group, self._broker.process.name, lease)
-        self.member = await self._broker.run(lambda c: c.execute(membership.JOIN, values).lastrowid)
+
+        def enter(connection: Connection) -> None:  # it sets the id itself: whoever is cancelled meanwhile has to leave
+            self.member = connection.execute(membership.JOIN, values).lastrowid or 0
+
+        await self._broker.run(enter)
         await self.rebalance()
 
     async def rebalance(self) -> None:
@@ -460,17 +482,17 @@ class Group:
 
     async def _lose(self) -> None:
         """Another member took over: nothing that was lent counts any more. Start again as a new member."""
-        self._fenced, self._void, self._alone = not self.idle, False, False
+        self._fenced, self._void, self._alone, self._unseen = not self.idle, False, False, ()
         old, self._mine = self.member, Mine([])
         for feed in self.feeds.values():
             feed.lent.clear()
             feed.out.clear()
-        await self._leave(old)
+        await self._leave(lambda: old)
         await self.join()
 
-    async def _leave(self, member: int) -> None:
+    async def _leave(self, member: Callable[[], int]) -> None:
         lent = self._broker.lent
-        await self._broker.run(lambda connection: membership.hand_over(connection, member, lent, died=False))
+        await self._broker.run(lambda connection: membership.hand_over(connection, member(), lent, died=False))
 
     async def _give_up(self, parts: Sequence[int]) -> None:
         marks = self._marks(parts)
@@ -522,4 +544,4 @@ class Group:
         self.wake.set()
         self._broker.forget(self)
         with contextlib.suppress(StorageError, Closed):  # a lease that could not be given back runs out
-            await self._leave(self.member)
+            await self._leave(lambda: self.member)

@@ -270,7 +270,7 @@ class LoopListLane(ChunkLane):
 
 
 class Burst:
-    """How a run of `def` calls went: how many went well, which of them published nothing, what the next one failed with.
+    """How a run of `def` calls went: how many went well, which of those published nothing, how the next one failed.
 
     `stopped_at_one`: the next one failed, or needs more care than the fast path takes.
     """

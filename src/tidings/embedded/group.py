@@ -164,6 +164,8 @@ class Group:
         self.feeds = {feed.topic: feed for feed in feeds}
         self.stale = True  # whether the membership may have changed
         self.wake = asyncio.Event()
+        self.waiting = False  # whether a fetch waits for more
+        self.topics = self.feeds.keys()
         self._broker = broker
         self._mine = Mine([])
         self._crowded = False  # whether parts are to be given up, for which nothing may be lent
@@ -190,7 +192,9 @@ class Group:
             left = deadline - self._broker.clock.monotonic()
             if left <= 0:
                 return []
+            self.waiting = True
             await self._broker.clock.wait(self.wake, min(left, self._until_due()))
+            self.waiting = False
 
     def _check(self) -> None:
         if self._closed:

@@ -23,6 +23,9 @@ ON_ORDER = ("orders", "inventory", "payment", "shipping", "mail", "sales", "reco
 ON_CANCELLATION = ("inventory", "payment", "mail", "sales")
 """The same for a cancellation: goods back on the shelf, money back, a letter, a sale of less than nothing."""
 
+AFTER = {"shipping": "payment", "mail": "shipping", "orders": "shipping"}
+"""Whom a service waits for; all others begin when an order is placed."""
+
 TABLES = {"orders": "orders_closed", "inventory": "inventory_moves", "shipping": "shipping_parcels", "sales": "sales"}
 ROWS: dict[str, Table[Any]] = {"payment": bookings, "mail": letters, "recommendations": advice}
 

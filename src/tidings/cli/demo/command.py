@@ -1,0 +1,84 @@
+"""`tidings demo`: what can be asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+
+SPEED = 300.0
+"""Orders a second where somebody watches."""
+
+
+class Options(NamedTuple):
+    """What was asked for."""
+
+    orders: Path | None
+    limit: int | None
+    kills: int
+    speed: float | None
+    headless: bool
+    as_json: bool
+    db: Path | None
+    picture: Path | None
+
+    @property
+    def terminal(self) -> bool:
+        """Whether there is a terminal to draw on: with --json that is where errors go."""
+        return not self.headless and (sys.stderr if self.as_json else sys.stdout).isatty()
+
+    @property
+    def watched(self) -> bool:
+        """Whether anything is drawn."""
+        return self.terminal or self.picture is not None
+
+    @property
+    def pace(self) -> float | None:
+        """Orders a second; None for as fast as it goes."""
+        return self.speed or (SPEED if self.watched else None)
+
+
+@click.command(short_help="A web shop of several services works off real orders, and survives a kill -9.")
+@click.option(
+    "--orders",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Replay this file, not the packaged one: CDNOW purchases or Online Retail invoices, plain or gzipped.",
+)
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Replay the first N only.")
+@click.option(
+    "--kills", type=click.IntRange(0), metavar="N", default=1, show_default=True, help="How many workers to kill."
+)
+@click.option(
+    "--speed",
+    type=click.FloatRange(0, min_open=True),
+    metavar="N",
+    help=f"Orders a second; {SPEED:g} where somebody watches, else as fast as it goes.",
+)
+@click.option("--headless", is_flag=True, help="Draw nothing; the same where the output is no terminal.")
+@click.option("--json", "as_json", is_flag=True, help="Print the ledger as one JSON object in the last line.")
+@click.option(
+    "--db",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Keep the shop in this database, and go on with what is in it; a temporary one by default.",
+)
+@click.option(
+    "--picture",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="SVG",
+    help="Save the view after the first kill.",
+)
+def demo(**given: Any) -> None:
+    """Run a web shop on real orders, kill some of its workers, draw up a ledger.
+
+    Seven services, which know each other only by events, work off past orders in three processes. In the middle a
+    worker is killed with kill -9. At the end the books of every service are compared with what went in. Exit code 1 if
+    anything was lost or done twice. Ctrl-C ends it; with --db it goes on the next time.
+    """
+    from tidings.cli.demo.performance import perform
+
+    sys.exit(asyncio.run(perform(Options(**given))))

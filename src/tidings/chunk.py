@@ -147,7 +147,7 @@ class ChunkLane(Lane):
             pause = self.pause_after(error, tries.get(delivery.receipt, 0))
             if pause is not None:
                 tries[delivery.receipt] = tries.get(delivery.receipt, 0) + 1
-                await self.desk.clock.sleep(pause)
+                await self.pause(pause)
                 again.append((delivery, messages[delivery.receipt]))
                 continue
             if rule_for(self.desk.bound.options.retry, error).delay(delivery.attempt, 0.5) is not None:

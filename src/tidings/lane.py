@@ -66,6 +66,7 @@ class Desk(Protocol):
     outcomes: list[Outcome]
     have: asyncio.Event
     threads: ThreadPoolExecutor | None
+    watcher: Callable[[Delivery, BaseException], None] | None
 
     def call_lane(self) -> None:
         """Wake a lane that rests, if any."""
@@ -97,6 +98,7 @@ class Lane:
         self.current: Delivery | None = None
         self.started = 0.0
         self.task: asyncio.Task[None] | None = None
+        self.paused: float | None = None  # until when it waits for the next try, on the monotonic clock
         self.behind = 0  # how many of the key of `current` have to be handled before it after all
         self._interrupted: Exception | None = None
 
@@ -184,6 +186,8 @@ class Lane:
         if isinstance(error, Fenced):
             desk.dropped(1)
             return
+        if desk.watcher is not None:
+            desk.watcher(delivery, error)
         rule = rule_for(desk.bound.options.retry, error)
         delay = rule.delay(delivery.attempt, desk.clock.random())
         if delay is None:
@@ -216,6 +220,14 @@ class Lane:
             return None
         self.count_failure(error)
         return rule_for(self.desk.bound.options.retry, error).pause(again, self.desk.clock.random())
+
+    async def pause(self, seconds: float) -> None:
+        """Wait before the next try."""
+        self.started, self.paused = float("inf"), self.desk.clock.monotonic() + seconds
+        try:
+            await self.desk.clock.sleep(seconds)
+        finally:
+            self.paused = None
 
     def discard(self, outcome: Outcome) -> None:
         """What it wrote is not to be kept."""
@@ -307,8 +319,7 @@ class LoopLane(Lane):
                 if pause is None:
                     await self.failed(delivery, problem)
                     return
-                self.started = float("inf")
-                await self.desk.clock.sleep(pause)
+                await self.pause(pause)
             except asyncio.CancelledError as cancelled:
                 error = cancelled
                 continue

@@ -55,6 +55,7 @@ class Worker:
         self.idle: list[Lane] = []
         self.lanes = [_lane(self) for _ in range(bound.concurrency)]
         self.stuck: Delivery | None = None
+        self.watcher: Callable[[Delivery, BaseException], None] | None = None  # is told of what the lanes give up
         self._broker = broker
         self._subscription: Subscription | None = None
         self.done: list[Delivery] = []
@@ -70,6 +71,8 @@ class Worker:
         self._tasks: list[asyncio.Task[None]] = []
         self._tokens = 1.0
         self._filled = clock.monotonic()
+        self._throttled: float | None = None
+        self._drained = asyncio.Event()
 
     async def open(self) -> None:
         """Join the group. What is published from here on is heard."""
@@ -110,6 +113,7 @@ class Worker:
             await self.clock.wait(self._room, min(left, 0.05))
         failpoint.hit("draining")
         clean = not self._busy
+        self._drained.set()
         for task in self._tasks:
             task.cancel()
         if self._subscription is not None:
@@ -193,7 +197,10 @@ class Worker:
         self._tokens = min(self._tokens + (now - self._filled) * rate, max(rate, 1.0))
         self._filled = now
         if self._tokens < 1:
-            await self.clock.sleep((1 - self._tokens) / rate)
+            wait = (1 - self._tokens) / rate
+            self._throttled = now + wait
+            await self.clock.sleep(wait)
+            self._throttled = None
             return await self._allowed()
         return int(self._tokens)
 
@@ -208,6 +215,12 @@ class Worker:
         self._busy_since = now
         wanted = max(int(rate * SLOW), 2 * self.bound.concurrency, LEAST)
         self._capacity = min(max(wanted, self._capacity // 2), max(4 * MOST, 2 * self.bound.concurrency))
+
+    @property
+    def paused_until(self) -> float | None:
+        """Until when, on the monotonic clock, something waits for its next try or for the rate; None where nothing."""
+        pauses = [self._throttled, *(lane.paused for lane in self.lanes)]
+        return min((until for until in pauses if until is not None), default=None)
 
     # -- settle
 
@@ -370,8 +383,7 @@ class Worker:
     async def _watch(self) -> None:
         """One timer for all lanes: interrupt what is over its time limit."""
         limit = self.bound.options.timeout
-        while True:
-            await self.clock.sleep(1.0 if limit is None else min(max(limit / 4, 0.01), 1.0))
+        while not await self.clock.wait(self._drained, 1.0 if limit is None else min(max(limit / 4, 0.01), 1.0)):
             if limit is None:
                 continue
             now = self.clock.monotonic()

@@ -73,6 +73,10 @@ class Host(Protocol):
         """Run a step in the writer's next transaction."""
         ...
 
+    def check(self) -> None:
+        """Raises Closed where the broker is not open, or its housekeeping has died."""
+        ...
+
     def deliveries(self, topic: str, rows: Sequence[Any], attempts: Sequence[int] | None = None) -> list[Delivery]:
         """Rows of the log as what is lent."""
         ...
@@ -199,6 +203,7 @@ class Group:
     def _check(self) -> None:
         if self._closed:
             raise Closed(f"the subscription of {self.name} is closed")
+        self._broker.check()
         if self._fenced:
             self._fenced = False
             raise Fenced(f"{self.name} lost its parts to another member; what it was lent comes again")

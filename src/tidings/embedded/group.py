@@ -36,7 +36,7 @@ STATES = "SELECT state, min(due) FROM tidings_ack WHERE feed = ?{parts} AND stat
 EXCEPTIONS = """SELECT a.pos, a.tries + 1, l.part, l.id, l.type, l.key, l.time, l.headers, l.body
     FROM tidings_ack a JOIN tidings_log l ON l.pos = a.pos
     WHERE a.feed = ? AND a.state = ? AND a.due <= ?{parts} ORDER BY a.pos LIMIT ?"""
-LEND = "UPDATE tidings_ack SET state = 3, tries = ? WHERE feed = ? AND pos = ?"
+LEND = "UPDATE tidings_ack SET state = 3, tries = ? WHERE feed = ? AND pos = ? AND state IN (1, 4)"
 PARK = "INSERT OR IGNORE INTO tidings_ack (feed, pos, part, state, tries, due, key) VALUES (?, ?, ?, ?, ?, ?, ?)"
 AGAIN = """INSERT INTO tidings_ack (feed, pos, part, state, tries, due, key) VALUES (?, ?, ?, 1, ?, ?, ?)
     ON CONFLICT DO UPDATE SET state = 1, due = excluded.due, tries = excluded.tries"""
@@ -308,20 +308,23 @@ class Group:
         again = {row[0]: (row[0], *row[2:]) for row in rows}
         feed.out |= again
         self._unseen = self._broker.deliveries(feed.name, list(again.values()), [row[1] for row in rows])
+        marked: set[int] = set()
         try:
-            await self._run(partial(self._mark_lent, feed=feed, rows=rows, mine=self._mine))
-        except Exception:
-            feed.out = {pos: row for pos, row in feed.out.items() if pos not in again}
-            self._unseen = ()
+            marked = await self._run(partial(self._mark_lent, feed=feed, rows=rows, mine=self._mine))
+        except asyncio.CancelledError:
+            marked = set(again)
             raise
+        finally:  # one that was put behind another of its key meanwhile is not lent
+            feed.out = {pos: row for pos, row in feed.out.items() if pos in marked or again.get(pos) is not row}
+            self._unseen = [delivery for delivery in self._unseen if delivery.receipt in marked]
         failpoint.hit("lent_again")
         self._look(feed)
         lent, self._unseen = self._unseen, ()
         return lent
 
-    def _mark_lent(self, connection: Connection, feed: Feed, rows: Sequence[Any], mine: Mine) -> None:
+    def _mark_lent(self, connection: Connection, feed: Feed, rows: Sequence[Any], mine: Mine) -> set[int]:
         self._fence(connection, mine)
-        connection.executemany(LEND, [(row[1], feed.id, row[0]) for row in rows])
+        return {row[0] for row in rows if connection.execute(LEND, (row[1], feed.id, row[0])).rowcount}
 
     def _look(self, feed: Feed) -> None:
         """See what exceptions there are and when the next is due."""
@@ -404,27 +407,30 @@ class Group:
         topics = {feed.name: feed for feed in self.feeds.values()}
         again: list[Again] = []
         withdrawn: list[Withdrawn] = []
+        ended: list[tuple[Feed, Row]] = []  # with the commit; what is lent anew as soon as that is there is another loan
         for delivery in deliveries:
             feed, pos, key = topics[delivery.record.topic], delivery.receipt, delivery.record.key
             lent = feed.lent.get(pos) or feed.out.get(pos)
             if lent is None:
                 continue
             again.append((feed, delivery, lent[1]))
+            ended.append((feed, lent))
             if key is not None:
                 feed.held.add(key)
-                later = [(row[0], row[1]) for row in feed.lent.values() if row[4] == key and row[0] > pos]
-                withdrawn += [(feed, p, part, key) for p, part in later]
+                later = [row for row in feed.lent.values() if row[4] == key and row[0] > pos]
+                withdrawn += [(feed, row[0], row[1], key) for row in later]
+                later += [row for row in feed.out.values() if row[4] == key and row[0] > pos]
+                ended += [(feed, row) for row in later]
+                receipts = {row[0] for row in later}
+                self._unseen = [unseen for unseen in self._unseen if unseen.receipt not in receipts]
         if not again:
             return
         await self._run(partial(self._hold, again=again, withdrawn=withdrawn, due=due, mine=self._mine))
         failpoint.hit("held_back")
-        for feed, pos, _, _ in withdrawn:
-            feed.lent.pop(pos, None)
-        for feed, delivery, _ in again:
-            feed.lent.pop(delivery.receipt, None)
-            feed.out.pop(delivery.receipt, None)
-            if (key := delivery.record.key) is not None:
-                feed.out = {p: row for p, row in feed.out.items() if row[4] != key or p < delivery.receipt}
+        for feed, row in ended:
+            for loans in (feed.lent, feed.out):
+                if loans.get(row[0]) is row:
+                    del loans[row[0]]
         for feed in self.feeds.values():
             self._look(feed)
         self.wake.set()

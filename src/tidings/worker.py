@@ -65,7 +65,8 @@ class Worker:
         self._running = asyncio.Event()
         self._running.set()
         self._stopping = False
-        self._capacity = max(2 * bound.concurrency, LEAST)
+        self._least = max(2 * bound.concurrency, LEAST, bound.options.batch if bound.takes_list else 0)
+        self._capacity = self._least
         self._settling = False
         self._busy_since = 0.0
         self._tasks: list[asyncio.Task[None]] = []
@@ -213,8 +214,8 @@ class Worker:
         now = self.clock.monotonic()
         rate = count / max(now - self._busy_since, 1e-4)
         self._busy_since = now
-        wanted = max(int(rate * SLOW), 2 * self.bound.concurrency, LEAST)
-        self._capacity = min(max(wanted, self._capacity // 2), max(4 * MOST, 2 * self.bound.concurrency))
+        wanted = max(int(rate * SLOW), self._least)
+        self._capacity = min(max(wanted, self._capacity // 2), max(4 * MOST, self._least))
 
     @property
     def paused_until(self) -> float | None:

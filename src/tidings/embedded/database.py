@@ -12,6 +12,7 @@ import shutil
 import sqlite3
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from tidings.errors import (
     StorageBroken,
@@ -51,6 +52,8 @@ class Connection(sqlite3.Connection):
 
     lent = False
     refused = ""
+    engine: Any = None
+    """SQLAlchemy's, where a handler has asked for a session."""
 
     def guard(self) -> None:
         """Let no statement end the transaction while it is lent (checked when a statement is compiled)."""
@@ -210,6 +213,8 @@ def refuse_network(path: Path, mounts: str | None = None) -> None:
 
 def named(error: sqlite3.Error, path: Path) -> StorageError:
     """The StorageError that says what a SQLite error means and what to do."""
+    if isinstance(error, sqlite3.ProgrammingError):
+        return StorageBroken(f"{path}: {error}. A connection of tidings was closed or misused; start again.")
     code: int = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return StorageBusy(f"{path} was locked by another writer for too long ({error}); try again.")

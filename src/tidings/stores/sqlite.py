@@ -279,6 +279,25 @@ class SqliteStore:
                 del self._ahead[at]
 
 
+class Guest:
+    """The transaction's connection as SQLAlchemy sees it: its commit, rollback and close are not ours."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def commit(self) -> None:
+        """The worker commits."""
+
+    def rollback(self) -> None:
+        """The worker rolls back."""
+
+    def close(self) -> None:
+        """The worker keeps it."""
+
+
 @contextlib.contextmanager
 def _session(connection: Connection) -> Generator[Any]:
     """A SQLAlchemy session on the transaction's connection; its own commits are savepoints."""
@@ -286,9 +305,13 @@ def _session(connection: Connection) -> Generator[Any]:
     from sqlalchemy.orm import Session  # noqa: PLC0415
     from sqlalchemy.pool import StaticPool  # noqa: PLC0415
 
-    engine = create_engine("sqlite://", creator=lambda: connection, poolclass=StaticPool, pool_reset_on_return=None)
-    bound = engine.connect()
-    bound.begin()
-    with Session(bind=bound, join_transaction_mode="create_savepoint") as session:
+    if connection.engine is None:
+        guest = Guest(connection)
+        connection.engine = create_engine("sqlite://", creator=lambda: guest, poolclass=StaticPool)
+    with (
+        connection.engine.connect() as bound,
+        bound.begin(),
+        Session(bind=bound, join_transaction_mode="create_savepoint") as session,
+    ):
         yield session
         session.commit()

@@ -167,16 +167,20 @@ class App:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncGenerator[Self]:
         """Open the app and run its handlers while the block lasts; then drain them within the grace time."""
-        async with self, asyncio.TaskGroup() as group:
+        async with self:
             workers = await self.start()
-            tasks = [group.create_task(worker.run(), name=worker.bound.name) for worker in workers]
             try:
-                yield self
-            finally:
-                assert self.config is not None
-                await asyncio.gather(*(worker.drain(self.config.grace) for worker in workers))
-                for task in tasks:
-                    task.cancel()
+                async with asyncio.TaskGroup() as group:
+                    tasks = [group.create_task(worker.run(), name=worker.bound.name) for worker in workers]
+                    try:
+                        yield self
+                    finally:
+                        assert self.config is not None
+                        await asyncio.gather(*(worker.drain(self.config.grace) for worker in workers))
+                        for task in tasks:
+                            task.cancel()
+            except BaseExceptionGroup as errors:
+                raise _alone(errors) from None
 
     def worker(self, handler: str) -> Worker:
         """The running worker of a handler, by its name with or without the app: to pause and resume it."""
@@ -253,6 +257,13 @@ class Transaction:
     def publish(self, *events: Event) -> None:
         """Tell these when the transaction commits. Raises InvalidEvent."""
         self.records += [self._codec.encode(event) for event in events]
+
+
+def _alone(error: BaseException) -> BaseException:
+    """What a group holds, where that is one."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def _conflict(name: str) -> Conflict:

@@ -81,8 +81,8 @@ class Subscription(Protocol):
         """Lend at most `limit` records; wait at most `wait` seconds for the first.
 
         A record is with one member at a time. Unsettled when its lease ends or the subscription closes, it is lent
-        again: at least once. After a member died, what it held is lent one record at a time, so that a record which
-        kills is found out by its attempts. Raises Closed.
+        again: at least once. After a member died, what it held comes with nothing else beside it, a few together; what
+        was out when a second one died, one at a time: a record which kills is found out by its attempts. Raises Closed.
         """
         ...
 

@@ -42,8 +42,11 @@ class Retry(msgspec.Struct, frozen=True):
         return 0.01 * math.pow(4, again) * (0.5 + chance)
 
     def exhausted(self, attempt: int) -> bool:
-        """Whether the event was already lent so often that it must not be handled again."""
-        return self.times is not None and attempt > self.times + 1
+        """Whether the event was already lent so often that it must not be handled again.
+
+        Where there are retries at all, two deaths are not enough: one of them may be due to an event beside it.
+        """
+        return self.times is not None and attempt > (max(self.times, 2) if self.times else 0) + 1
 
 
 Retry.NEVER = Retry(times=0, at_once=0)

@@ -202,18 +202,27 @@ class World:
         member.id = member.subscription.member
         if not isinstance(result, Fenced):
             order = self.log()
+            self._beside(member, [self.items[delivery.record.id] for delivery in result])
             for delivery in result:
-                self._lent(member, delivery, alone=len(result) == 1, order=order)
+                self._lent(member, delivery, order)
 
-    def _lent(self, member: Member, delivery: Delivery, *, alone: bool, order: Sequence[Item]) -> None:
+    def _beside(self, member: Member, lent: Sequence[Item]) -> None:
+        """Nothing is out beside a suspect but others that have seen one death; what has seen two is alone."""
+        if lent and any(self.items[id].suspect for id in member.out):
+            raise AssertionError(f"{lent[0].id} is lent beside a suspect")
+        if any(item.suspect for item in lent):
+            assert not member.out, f"{lent[0].id} is suspect and lent beside others"
+            assert len(lent) == 1 or all(item.suspect and item.tries == 1 for item in lent), (
+                "not all have seen one death"
+            )
+
+    def _lent(self, member: Member, delivery: Delivery, order: Sequence[Item]) -> None:
         item = self.items[delivery.record.id]
         assert (delivery.record.value, delivery.record.key) == (item.id.encode(), item.key)
         assert not item.settled, f"{item.id} was settled and is lent again"
         assert item.holder is None, f"{item.id} is out already"
         assert item.due <= self.time, f"{item.id} comes before it is due"
         assert delivery.attempt == item.tries + 1, f"{item.id}: attempt {delivery.attempt}, not {item.tries + 1}"
-        assert not item.suspect or (alone and not member.out), f"{item.id} is suspect and not alone"
-        assert not any(self.items[id].suspect for id in member.out), f"{item.id} is lent beside a suspect"
         for other in order[: order.index(item)]:
             if other.key == item.key is not None and not other.settled:
                 assert other.holder is member, f"{item.id} overtakes {other.id} of its key"

@@ -3,7 +3,7 @@
 It reads on from its cursor with one short SELECT a batch and remembers what is lent; `ack` moves the position of its
 parts up to the first record still lent, in the transaction that it shares with the effects. What cannot be said by a
 position is a row in `tidings_ack`: DONE (settled above the position), RETRY (due later), HELD (behind a retried one
-of its key), LENT (a retried one that is out), SUSPECT (was out when its member died; lent alone). Keys with such rows
+of its key), LENT (a retried one that is out), SUSPECT (was out when its member died). Keys with such rows
 are `held`: what the log brings of them waits in line as a row of its own.
 
 State lives on the event loop. Steps run in the writer's thread: they read snapshots and never change it.
@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import takewhile
 from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
 
@@ -55,6 +56,14 @@ STILL_HELD = "SELECT 1 FROM tidings_ack WHERE feed = ? AND key = ? LIMIT 1"
 
 
 POSITION = itemgetter(0)
+TOGETHER = 64
+"""Suspects of one death are lent so many at a time; what was out at a second one, one at a time."""
+
+
+def suspects(rows: Sequence[Any]) -> Sequence[Any]:
+    """Those of the first rows of EXCEPTIONS that may be lent together."""
+    once = list(takewhile(lambda row: row[1] == 2, rows))
+    return once or rows[:1]
 
 
 class Host(Protocol):
@@ -173,7 +182,7 @@ class Group:
         self._broker = broker
         self._mine = Mine([])
         self._crowded = False  # whether parts are to be given up, for which nothing may be lent
-        self._alone = False  # whether a suspect is out, beside which nothing may be
+        self._alone = False  # whether suspects are out, beside which nothing may be
         self._void = False  # whether to give up all that is lent
         self._unseen: Sequence[Delivery] = ()  # lent by a fetch that was cancelled before it could tell
         self._fenced = False
@@ -286,7 +295,7 @@ class Group:
         self._look(feed)
 
     async def _lend_exceptions(self, feeds: Sequence[Feed], limit: int) -> Sequence[Delivery]:
-        """Those that are due; suspects one at a time, with nothing else out."""
+        """Those that are due; suspects with nothing else out."""
         now = self._broker.clock.now()
         lone = any(feed.suspects for feed in feeds)
         if lone and any(feed.lent or feed.out for feed in feeds):
@@ -294,14 +303,14 @@ class Group:
         for feed in feeds:
             if feed.due is None or feed.due > now or (lone and not feed.suspects):
                 continue
-            state, most = (SUSPECT, 1) if lone else (RETRY, limit)
+            state, most = (SUSPECT, min(limit, TOGETHER)) if lone else (RETRY, limit)
             sql = EXCEPTIONS.format(parts=self._mine.sql.replace("part", "a.part"))
             rows = self._broker.read(sql, (feed.id, state, now, most))
             if not rows:
                 self._look(feed)
                 continue
             self._alone = lone
-            return await self._lend_again(feed, rows)
+            return await self._lend_again(feed, suspects(rows) if lone else rows)
         return []
 
     async def _lend_again(self, feed: Feed, rows: Sequence[Any]) -> Sequence[Delivery]:

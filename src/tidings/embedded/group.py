@@ -416,7 +416,7 @@ class Group:
         topics = {feed.name: feed for feed in self.feeds.values()}
         again: list[Again] = []
         withdrawn: list[Withdrawn] = []
-        ended: list[tuple[Feed, Row]] = []  # with the commit; what is lent anew as soon as that is there is another loan
+        ended: list[tuple[Feed, Row]] = []  # with the commit; what is lent anew after it is another loan
         for delivery in deliveries:
             feed, pos, key = topics[delivery.record.topic], delivery.receipt, delivery.record.key
             lent = feed.lent.get(pos) or feed.out.get(pos)

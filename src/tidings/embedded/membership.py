@@ -5,8 +5,8 @@ two processes never handle one key at once. A member is a row whose id is never 
 token, checked in the transaction that settles.
 
 A member is dead when its lease ran out, or, on the same machine, when its process is gone. What it had been lent is
-then marked as suspect: it is lent with nothing else beside it, so that a record that kills its process is found out. How far it had
-been lent is in a side file that survives the process (`<file>.lent`), because a commit before every batch would cost
+then marked as suspect: it is lent with nothing else beside it, so that a record that kills its process is found out.
+How far it had been lent is in a side file that survives the process (`<file>.lent`), because a commit before every batch would cost
 an fsync and only the death of a process needs it, not that of the machine.
 """
 

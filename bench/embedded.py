@@ -24,6 +24,7 @@ from bench.reading import Reading, Task
 
 ROOT = Path(__file__).parents[1]
 ROUND_LIMIT = 300.0
+BUSY = 0.7
 
 Progress = Callable[[str], None]
 Pending = Callable[[], Reading]
@@ -65,6 +66,8 @@ def run(names: Sequence[str], *, rounds: int, scale: float, progress: Progress) 
     """Measure these, `rounds` times each side, in temporary folders that are removed."""
     parent = machine.disk()
     progress(f"in {parent} ({machine.file_system(parent)}), {rounds} rounds")
+    if machine.busy() > BUSY:
+        progress(f"the machine is busy (load {machine.busy():.1f}): trust the CPU, little else, and no latency")
     with tempfile.TemporaryDirectory(prefix="tidings-bench-", dir=parent) as folder:
         task = Task(Path(folder), Path(folder), scale)
         return [outcome for name in names for outcome in _measure(name, rounds, task, progress)]

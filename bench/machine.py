@@ -31,6 +31,11 @@ def file_system(path: Path) -> str:
     return next((kinds[parent] for parent in above if parent in kinds), "unknown file system")
 
 
+def busy() -> float:
+    """How many programs of others want a core, on average over the last minute."""
+    return os.getloadavg()[0]
+
+
 def described() -> str:
     """One line for a document: no host name, no path."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30

@@ -44,15 +44,15 @@ Run it: `tidings bench peers --write docs/performance.md` in a checkout; it make
 `bench/peers/.venv`."""
 
 
-def write_embedded(path: Path, outcomes: Sequence[Outcome]) -> None:
-    """Replace the section of the embedded broker."""
+def write_embedded(path: Path, outcomes: Sequence[Outcome], busy: float) -> None:
+    """Replace the section of the embedded broker. `busy`: the load of the machine before the run."""
     rounds = max(len(outcome.ours) for outcome in outcomes)
-    body = [f"## The embedded broker\n\n{_stamp()}\n", _table(outcomes), "", METHOD.format(rounds=rounds)]
+    body = [f"## The embedded broker\n\n{_stamp(busy)}\n", _table(outcomes), "", METHOD.format(rounds=rounds)]
     replace_section(path, "embedded", "\n".join(body))
 
 
-def write_peers(path: Path, rows: Sequence[compare.Row]) -> None:
-    """Replace the section of the peers."""
+def write_peers(path: Path, rows: Sequence[compare.Row], busy: float) -> None:
+    """Replace the section of the peers. `busy`: the load of the machine before the run."""
     head = "| work | library | events/s | CPU, µs an event | tidings, events/s | CPU | tidings / library |"
     rule = "| --- | --- | ---: | ---: | ---: | ---: | ---: |"
     lines = [
@@ -60,7 +60,7 @@ def write_peers(path: Path, rows: Sequence[compare.Row]) -> None:
         f"| {row.ratio:.1f} |"
         for row in rows
     ]
-    body = [f"## Beside others\n\n{_stamp()}\n", head, rule, *lines, "", PEERS_METHOD]
+    body = [f"## Beside others\n\n{_stamp(busy)}\n", head, rule, *lines, "", PEERS_METHOD]
     replace_section(path, "peers", "\n".join(body))
 
 
@@ -75,8 +75,8 @@ def replace_section(path: Path, name: str, body: str) -> None:
     path.write_text(f"{before}{begin}{body.strip()}\n{end}{after}", encoding="utf-8")
 
 
-def _stamp() -> str:
-    return f"{datetime.datetime.now(datetime.UTC).date()}; {machine.described()}."
+def _stamp(busy: float) -> str:
+    return f"{datetime.datetime.now(datetime.UTC).date()}; {machine.described()}; load of others {busy:.1f}."
 
 
 def _table(outcomes: Sequence[Outcome]) -> str:

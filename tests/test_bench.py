@@ -85,3 +85,12 @@ def test_a_run_is_written_into_the_document(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "| `publish_many` |" in document.read_text()
     assert "SQLite" in document.read_text()
+
+
+def test_peers_are_written_beside_us(tmp_path: Path) -> None:
+    from bench.peers.compare import Row
+    from bench.report import write_peers
+
+    document = tmp_path / "performance.md"
+    write_peers(document, [Row("huey on SQLite", "consume", 1000.0, 400.0, 100_000.0, 8.0, 100.0)], busy=0.1)
+    assert "| consume | huey on SQLite | 1,000 | 400 | 100,000 | 8 | 100.0 |" in document.read_text()

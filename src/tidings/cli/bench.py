@@ -33,9 +33,10 @@ def embedded(as_json: bool, write: Path | None, rounds: int, scale: float, **whi
     """
     measures = _measures("embedded")
     names = measures.chosen(which["names"], which["full"])
+    busy = _measures("machine").busy()
     outcomes = measures.run(names, rounds=rounds, scale=scale, progress=_tell)
     if write is not None:
-        _measures("report").write_embedded(write, outcomes)
+        _measures("report").write_embedded(write, outcomes, busy)
     rows = [msgspec.to_builtins(outcome.row) for outcome in outcomes]
     if not as_json:
         for row, outcome in zip(rows, outcomes, strict=True):
@@ -50,9 +51,10 @@ def embedded(as_json: bool, write: Path | None, rounds: int, scale: float, **whi
 @click.option("--scale", default=1.0, type=click.FloatRange(0.001, 10), hidden=True)
 def peers(as_json: bool, write: Path | None, rounds: int, scale: float) -> None:
     """FastStream, huey and litequeue on the same work, in an environment that is made for them."""
+    busy = _measures("machine").busy()
     rows = _measures("peers.compare").run(rounds=rounds, scale=scale, progress=_tell)
     if write is not None:
-        _measures("report").write_peers(write, rows)
+        _measures("report").write_peers(write, rows, busy)
     emit([msgspec.to_builtins(row) for row in rows], as_json)
 
 

@@ -606,3 +606,36 @@ async def test_a_delayed_event_comes_when_it_is_due(app: App) -> None:
         async with asyncio.timeout(5):
             await heard.wait()
     assert time.time() - began >= 0.2
+
+
+async def test_a_handler_that_holds_the_database_for_long_is_told_of_once(
+    app: App, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.on(Placed)
+    def slow(event: Placed, db: sqlite3.Connection) -> None:
+        time.sleep(0.06)
+
+    async with app.running():
+        await app.publish(*(Placed(order=str(n)) for n in range(3)))
+        await settled(app)
+    assert [record.getMessage() for record in caplog.records if "held the database" in record.getMessage()] == [
+        next(record.getMessage() for record in caplog.records if "shop.slow held the database" in record.getMessage())
+    ]
+
+
+async def test_views_of_several_topics_serve_each_in_turn(app: App) -> None:
+    async with app:
+        assert app.connection is not None
+        view = await app.connection.broker.subscribe(["order", "stock"], None)
+        await app.publish(*(Placed(order=str(n)) for n in range(4)), *(Low(sku=str(n)) for n in range(4)))
+        topics = [delivery.record.topic for _ in range(4) for delivery in await view.fetch(1, 0.0)]
+    assert topics == ["order", "stock", "order", "stock"]
+
+
+async def test_a_topic_keeps_what_it_was_told_to_whoever_opens_the_file_later(tmp_path: Path) -> None:
+    async with App("shop", url(tmp_path), keep=float("inf"), keep_count=5) as app:
+        await app.publish(Placed(order="o"))
+    async with App("other", url(tmp_path)) as other:
+        await other.publish(Placed(order="o"), Low(sku="s"))
+    kept = rows(tmp_path, "SELECT name, keep_seconds, keep_count FROM tidings_topic ORDER BY id")
+    assert kept == [("order", float("inf"), 5), ("stock", 7 * 86400.0, None)]

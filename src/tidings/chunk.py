@@ -39,6 +39,8 @@ LONG = 0.25
 """For how many seconds a thread goes on before what it has handled is settled."""
 HOLD = 0.025
 """For how many seconds a chunk may hold the transaction before the rest waits for the next one."""
+SLOW = 0.05
+"""After how many seconds in the transaction a handler is said to be slow."""
 
 Item = tuple[Delivery, Any]
 """A delivery and what the handler is given for it."""
@@ -398,6 +400,7 @@ class TransactionLane(ChunkLane):
     def __init__(self, desk: Desk) -> None:
         super().__init__(desk)
         self._careful = 0
+        self._warned = float("-inf")
 
     async def run(self, chunk: Chunk) -> None:
         """Call the handler in the writer's thread; effects, messages and acknowledgement are one commit."""
@@ -423,5 +426,18 @@ class TransactionLane(ChunkLane):
 
     def _call(self, chunk: Chunk, connection: Any) -> None:
         call = self.call_once if self.desk.bound.takes_list else self.call_each
+        began = self.desk.clock.monotonic()
         with self.desk.store.scope(connection, careful=self._careful > 0) as scope:
             call(chunk, connection, scope)
+        self._warn(self.desk.clock.monotonic() - began)
+
+    def _warn(self, seconds: float) -> None:
+        """Say, at most once a minute, that the handler keeps every publisher waiting."""
+        now = self.desk.clock.monotonic()
+        if seconds > SLOW and now > self._warned + 60:
+            self._warned = now
+            log.warning(
+                "%s held the database for %.0f ms, and every writer waits meanwhile: do what is slow elsewhere",
+                self.desk.bound.name,
+                seconds * 1000,
+            )

@@ -25,16 +25,18 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What can be set. Durations in seconds, sizes in bytes.
 
     `broker` and `store` are URLs; the store is the broker's own database by default. `keep` is how long a topic keeps
-    what every group has settled. `lease` is how long a silent worker keeps its events. `grace` is how long a worker
-    may finish what it has begun when it is told to stop. `stall` is how long there may be a backlog and no progress
-    before readiness is turned off, and `stall_exit` whether the process then ends.
+    what every group has settled (a week where nothing is said, `inf` for ever), `keep_count` how many records of it at
+    most. `lease` is how long a silent worker keeps its events. `grace` is how long a worker may finish what it has
+    begun when it is told to stop. `stall` is how long there may be a backlog and no progress before readiness is turned
+    off, and `stall_exit` whether the process then ends.
     """
 
     broker: str = "sqlite:tidings.db"
     store: str | None = None
     encoding: Literal["json", "msgpack"] = "json"
     body_limit: Annotated[int, msgspec.Meta(gt=0)] = 1 << 20
-    keep: Positive | None = 7 * 86400.0
+    keep: Positive | None = None
+    keep_count: Annotated[int, msgspec.Meta(gt=0)] | None = None
     lease: Positive = 30.0
     grace: Annotated[float, msgspec.Meta(ge=0)] = 25.0
     stall: Positive = 60.0

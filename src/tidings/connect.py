@@ -59,5 +59,5 @@ def _embedded(config: Config, clock: Clock, path: str, options: dict[str, str]) 
             f"broker {config.broker!r}: unknown option {next(iter(options))!r}; there are: lease, durable"
         )
     database = Database(path, durable=durable)
-    broker = SqliteBroker(database, clock, lease=lease, keep=config.keep)
+    broker = SqliteBroker(database, clock, lease=lease, keep=config.keep, keep_count=config.keep_count)
     return Connection(broker, SqliteStore(database, lambda: broker.writer))

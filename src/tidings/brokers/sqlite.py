@@ -80,6 +80,8 @@ SLOWEST = """SELECT min(pos) FROM (SELECT min(p.pos) AS pos FROM tidings_positio
         WHERE f.topic = :topic AND a.state != 0)"""
 EXPIRED = """DELETE FROM tidings_log WHERE pos IN (SELECT pos FROM tidings_log INDEXED BY tidings_log_topic
     WHERE topic = :topic AND pos <= :slowest AND pos <= :oldest ORDER BY pos LIMIT 1000)"""
+NEW_TOPIC = "INSERT OR IGNORE INTO tidings_topic (name, keep_seconds) VALUES (?, ?)"
+KEEP = "UPDATE tidings_topic SET keep_seconds = ?, keep_count = ? WHERE name = ?"
 GROWN = "SELECT topic, max(pos) FROM tidings_log NOT INDEXED WHERE pos > ? GROUP BY topic"
 HEAD = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'tidings_log'), 0)"
 
@@ -91,17 +93,27 @@ KEEP_SECONDS = 7 * 86400.0
 
 
 class SqliteBroker:
-    """The broker in a file. `lease` in seconds: how long a member that is silent keeps its parts."""
+    """The broker in a file. `lease` in seconds: how long a member that is silent keeps its parts.
+
+    `keep` in seconds and `keep_count` say how much of what every group has settled a topic keeps: a week where neither
+    is ever said. They are kept with the topics that this broker declares.
+    """
 
     features = Feature.DURABLE | Feature.ORDERED | Feature.REPLAY | Feature.DELAY | Feature.ATOMIC
 
     def __init__(
-        self, database: Database, clock: Clock, *, lease: float = LEASE, keep: float | None = KEEP_SECONDS
+        self,
+        database: Database,
+        clock: Clock,
+        *,
+        lease: float = LEASE,
+        keep: float | None = None,
+        keep_count: int | None = None,
     ) -> None:
         self.database = database
         self.clock = clock
         self.lease = lease
-        self.keep = keep
+        self._keep = (keep, keep_count)
         self.process = Process(clock.id())
         self.topics: dict[str, int] = {}
         self._headers: tuple[Mapping[str, str], str] = ({}, "{}")
@@ -184,7 +196,9 @@ class SqliteBroker:
             self.topics[topic] = await self.run(lambda connection: self._declare(connection, topic, groups, start))
 
     def _declare(self, connection: Connection, topic: str, groups: Sequence[str], start: Start | float) -> int:
-        connection.execute("INSERT OR IGNORE INTO tidings_topic (name, keep_seconds) VALUES (?, ?)", (topic, self.keep))
+        connection.execute(NEW_TOPIC, (topic, KEEP_SECONDS))
+        if self._keep != (None, None):
+            connection.execute(KEEP, (*self._keep, topic))
         (topic_id,) = connection.execute("SELECT id FROM tidings_topic WHERE name = ?", (topic,)).fetchone()
         for name in groups:
             connection.execute("INSERT OR IGNORE INTO tidings_group (name) VALUES (?)", (name,))
@@ -466,6 +480,7 @@ class View:
             for name, cursor in self._cursors.items():
                 rows = self._broker.read(FETCH.format(parts=""), (self._broker.topics[name], cursor, limit))
                 if rows:
+                    del self._cursors[name]  # to the end, so that every topic gets its turn
                     self._cursors[name] = rows[-1][0]
                     return self._broker.deliveries(name, rows)
             left = deadline - self._broker.clock.monotonic()

@@ -47,7 +47,7 @@ KEEP_DONE = """UPDATE tidings_ack SET state = 0, key = NULL WHERE feed = ? AND p
     AND pos > (SELECT p.pos FROM tidings_position p WHERE p.feed = tidings_ack.feed AND p.part = tidings_ack.part)"""
 FORGET = "DELETE FROM tidings_ack WHERE feed = ? AND pos = ? AND state != 0"
 FORGET_DONE = "DELETE FROM tidings_ack WHERE feed = ? AND state = 0 AND pos <= ?{parts}"
-RELEASE_NEXT = """UPDATE tidings_ack SET state = CASE WHEN tries > 0 THEN 4 ELSE 1 END, due = 0
+RELEASE_NEXT = """UPDATE tidings_ack SET state = CASE WHEN tries > 0 AND due = 0 THEN 4 ELSE 1 END
     WHERE feed = :feed AND state = 2 AND pos = (SELECT min(pos) FROM tidings_ack WHERE feed = :feed AND key = :key)"""
 HELD_KEYS = "SELECT DISTINCT key FROM tidings_ack WHERE feed = ? AND key IS NOT NULL AND state != 0{parts}"
 KNOWN_ABOVE = "SELECT pos, state FROM tidings_ack WHERE feed = ? AND pos > ?{parts}"
@@ -448,14 +448,14 @@ class Group:
         self, connection: Connection, *, again: Sequence[Again], withdrawn: Sequence[Withdrawn], due: float, mine: Mine
     ) -> None:
         self._fence(connection, mine)
-        first: set[tuple[int, str]] = set()
+        first: dict[tuple[int, str], int] = {}
         for feed, delivery, part in again:
-            key = delivery.record.key
-            connection.execute(AGAIN, (feed.id, delivery.receipt, part, delivery.attempt, due, key))
-            if key is not None and (feed.id, key) not in first:
-                first.add((feed.id, key))
-                connection.execute(HOLD_LATER, (feed.id, key, delivery.receipt))
+            key, pos = delivery.record.key, delivery.receipt
+            connection.execute(AGAIN, (feed.id, pos, part, delivery.attempt, due, key))
+            if key is not None:
+                first[feed.id, key] = min(pos, first.get((feed.id, key), pos))
         connection.executemany(PARK, [(feed.id, pos, part, HELD, 0, 0.0, key) for feed, pos, part, key in withdrawn])
+        connection.executemany(HOLD_LATER, [(*of, pos) for of, pos in first.items()])
 
     async def extend(self, deliveries: Sequence[Delivery], lease: float) -> None:
         """Nothing to do: the lease is the member's, and the broker renews it."""

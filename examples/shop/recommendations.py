@@ -39,22 +39,24 @@ company = app.table("company", list[str])
 advice = app.table("advice", Advice)
 
 
-@app.on(OrderPlaced, batch=100)
+@app.on(OrderPlaced)
 async def recommend(orders: list[OrderPlaced], tx: Tx) -> None:
-    """Learn from each order, and find what to show beside it."""
+    """Learn from each order, and find what to show beside it. A title that many of them hold is written once."""
+    learned: dict[str, list[str]] = {}
     for order in orders:
         titles = await shelf(order, tx)
-        new = titles[-len(order.items) :]
         beside: Counter[str] = Counter()
-        for title in new:
-            others: list[str] = await tx.get(company, title, default=[])
+        for title in titles[-len(order.items) :]:
+            others: list[str] = learned[title] if title in learned else await tx.get(company, title, default=[])
             beside.update(others)
-            tx.put(company, title, [*others, *(other for other in titles if other != title)][-COMPANY:])
+            learned[title] = [*others, *(other for other in titles if other != title)][-COMPANY:]
         for title in titles:
             beside.pop(title, None)
         best = [title for title, _ in beside.most_common(SHOWN)]
         before = await tx.get(advice, order.order_id)
         tx.put(advice, order.order_id, Advice(best, before.times + 1 if before else 1, time.time()))
+    for title, others in learned.items():
+        tx.put(company, title, others)
 
 
 async def shelf(order: OrderPlaced, tx: Tx) -> list[str]:

@@ -9,6 +9,7 @@ In README.md, docs/tutorial and docs/guide:
 - in a block marked `console`, `$ tidings ...` has to be a command with these options.
 """
 
+import ast
 import re
 import shlex
 import subprocess
@@ -97,6 +98,8 @@ def every_command(command: click.Command, path: tuple[str, ...] = ()) -> Iterato
 @pytest.mark.parametrize("page", [page for page in PAGES if programs(page)], ids=relative)
 def test_programs_run_and_print_what_is_said(page: Path, tmp_path: Path) -> None:
     files = programs(page)
+    if any("import sqlalchemy" in text or "from sqlalchemy" in text for text in files.values()):
+        pytest.importorskip("sqlalchemy")  # an extra
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     printed = "".join(run(tmp_path, name) for name in files)
@@ -106,7 +109,7 @@ def test_programs_run_and_print_what_is_said(page: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize("page", PAGES, ids=relative)
 def test_fragments_compile(page: Path) -> None:
     for block in blocks(page, "py"):
-        compile(block.text, relative(page), "exec")
+        compile(block.text, relative(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if [*commands(page)]], ids=relative)

@@ -14,13 +14,16 @@ from tidings.clock import Clock
 START = 1_767_225_600.0
 """2026-01-01, midnight UTC."""
 PASSES = 5
+ROUNDING = 1e-6
+"""What `now + (due - now)` may be off, in seconds."""
 
 
 class Sleeper(NamedTuple):
-    """Who waits for a point in time."""
+    """Who waits for a point in time; `exact` where it sleeps, not where it only looks again by then."""
 
     due: float
     number: int
+    exact: bool
     wake: Callable[[], None]
 
 
@@ -64,26 +67,25 @@ class TestClock(Clock):
         if seconds <= 0:
             await asyncio.sleep(0)
             return
-        await self.wait(asyncio.Event(), seconds)
+        await self._wait(asyncio.Event(), seconds, exact=True)
 
     async def wait(self, event: asyncio.Event, seconds: float) -> bool:
         """See Clock.wait."""
         if event.is_set() or seconds <= 0:
             return event.is_set()
+        return await self._wait(event, seconds, exact=False)
+
+    async def _wait(self, event: asyncio.Event, seconds: float, *, exact: bool) -> bool:
         try:
             async with asyncio.timeout(None) as limit:
-                sleeper = self._enqueue(seconds, lambda: limit.reschedule(0.0))
+                sleeper = Sleeper(self._now + seconds, next(self._numbers), exact, lambda: limit.reschedule(0.0))
+                heapq.heappush(self._sleepers, sleeper)
                 try:
                     return await event.wait()
                 finally:
                     self._dequeue(sleeper)
         except TimeoutError:
             return event.is_set()
-
-    def _enqueue(self, seconds: float, wake: Callable[[], None]) -> Sleeper:
-        sleeper = Sleeper(self._now + seconds, next(self._numbers), wake)
-        heapq.heappush(self._sleepers, sleeper)
-        return sleeper
 
     def _dequeue(self, sleeper: Sleeper) -> None:
         if sleeper in self._sleepers:
@@ -92,8 +94,13 @@ class TestClock(Clock):
 
     @property
     def due(self) -> float | None:
-        """When the next sleeper wakes, on this clock; None where nobody sleeps."""
+        """When the next one wakes, on this clock; None where nobody sleeps or waits."""
         return self._sleepers[0].due if self._sleepers else None
+
+    @property
+    def alarm(self) -> float | None:
+        """When the next `sleep` ends; who is in `wait` only looks again by then, and may as well do so later."""
+        return min((sleeper.due for sleeper in self._sleepers if sleeper.exact), default=None)
 
     async def advance(self, seconds: float) -> None:
         """Move the clock and wake sleepers in order, each at its time; each gets some turns of the loop to react."""
@@ -107,5 +114,5 @@ class TestClock(Clock):
     def move(self, to: float) -> None:
         """Set the time forward to `to` and wake whoever is due by then, without letting them run in between."""
         self._now = max(to, self._now)
-        while self._sleepers and self._sleepers[0].due <= self._now:
+        while self._sleepers and self._sleepers[0].due <= self._now + ROUNDING:
             heapq.heappop(self._sleepers).wake()

@@ -198,7 +198,7 @@ class Worker:
         self._tokens = min(self._tokens + (now - self._filled) * rate, max(rate, 1.0))
         self._filled = now
         if self._tokens < 1:
-            wait = (1 - self._tokens) / rate
+            wait = max((1 - self._tokens) / rate, 0.001)  # less may be lost in rounding, and never be over
             self._throttled = now + wait
             await self.clock.sleep(wait)
             self._throttled = None

@@ -136,6 +136,12 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not [link for link in links if not (page.parent / link).exists()]
 
 
+def test_the_navigation_has_every_page() -> None:
+    listed = re.findall(r"^ +- (?:.*: )?(\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), flags=re.MULTILINE)
+    pages = [page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")]
+    assert sorted(listed) == sorted(pages)
+
+
 def test_every_command_and_option_is_documented() -> None:
     text = (DOCS / "guide" / "command-line.md").read_text()
     for name, command in every_command(cli):

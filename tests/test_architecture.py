@@ -18,6 +18,7 @@ LAYERS = [
         "dead",
         "lane",
         "chunk",
+        "threaded",
         "turns",
         "worker",
         "outbox",

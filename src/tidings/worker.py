@@ -16,7 +16,7 @@ from typing import Any
 
 from tidings import dead, failpoint
 from tidings.broker import Broker, Delivery, Subscription
-from tidings.chunk import LoopListLane, ThreadLane, TransactionLane
+from tidings.chunk import LoopListLane
 from tidings.clock import Clock
 from tidings.codec import Codec, Reader
 from tidings.errors import Closed, Conflict, Fenced, HandlerTimeout, StorageBroken, StorageError
@@ -25,6 +25,7 @@ from tidings.lane import STORAGE_PAUSE, Lane, LoopLane, Outcome, about, same_key
 from tidings.meter import Meter
 from tidings.middleware import Middleware, chain
 from tidings.store import Store
+from tidings.threaded import ThreadLane, TransactionLane
 from tidings.turns import Turns
 
 log = logging.getLogger("tidings")

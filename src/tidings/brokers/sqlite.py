@@ -24,7 +24,8 @@ from tidings.broker import Delivery, Feature, Lag, Record, Start
 from tidings.clock import Clock
 from tidings.embedded import backlog, membership
 from tidings.embedded.database import Connection, Database, named
-from tidings.embedded.group import FETCH, Feed, Group
+from tidings.embedded.feed import FETCH, Feed
+from tidings.embedded.group import Group
 from tidings.embedded.membership import PARTS, Lent, Process
 from tidings.embedded.wakeup import POLL_WITHOUT_INOTIFY, Wakeup
 from tidings.embedded.writer import Writer

@@ -13,158 +13,45 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import takewhile
-from operator import itemgetter
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 from tidings import failpoint
 from tidings.broker import Delivery
-from tidings.clock import Clock
 from tidings.embedded import membership
 from tidings.embedded.database import Connection
-from tidings.embedded.membership import DONE, HELD, PARTS, RETRY, SUSPECT, Lent, Process
+from tidings.embedded.feed import (
+    AGAIN,
+    EXCEPTIONS,
+    FETCH,
+    HELD_KEYS,
+    HOLD_LATER,
+    KNOWN_ABOVE,
+    LEND,
+    OWNS,
+    PARK,
+    POSITION,
+    RELEASE_NEXT,
+    SCAN,
+    STATES,
+    STILL_HELD,
+    TOGETHER,
+    Feed,
+    Host,
+    Mine,
+    Row,
+    Settling,
+    settle,
+    suspects,
+    watermark,
+)
+from tidings.embedded.membership import DONE, HELD, PARTS, RETRY, SUSPECT
 from tidings.errors import Closed, Fenced, StorageError
 from tidings.store import Unit
 
-FETCH = """SELECT pos, part, id, type, key, time, headers, body FROM tidings_log
-    WHERE topic = ? AND pos > ?{parts} ORDER BY pos LIMIT ?"""
-SCAN = """SELECT pos, part, id, type, key, time, headers, body FROM tidings_log NOT INDEXED
-    WHERE topic = ? AND pos > ? AND pos <= ?{parts} ORDER BY pos LIMIT ?"""
-SETTLE = "UPDATE tidings_position SET pos = ? WHERE feed = ? AND pos < ?{parts}"
-STATES = "SELECT state, min(due) FROM tidings_ack WHERE feed = ?{parts} AND state IN (1, 4) GROUP BY state"
-EXCEPTIONS = """SELECT a.pos, a.tries + 1, l.part, l.id, l.type, l.key, l.time, l.headers, l.body
-    FROM tidings_ack a JOIN tidings_log l ON l.pos = a.pos
-    WHERE a.feed = ? AND a.state = ? AND a.due <= ?{parts} ORDER BY a.pos LIMIT ?"""
-LEND = "UPDATE tidings_ack SET state = 3, tries = ? WHERE feed = ? AND pos = ? AND state IN (1, 4)"
-PARK = "INSERT OR IGNORE INTO tidings_ack (feed, pos, part, state, tries, due, key) VALUES (?, ?, ?, ?, ?, ?, ?)"
-AGAIN = """INSERT INTO tidings_ack (feed, pos, part, state, tries, due, key) VALUES (?, ?, ?, 1, ?, ?, ?)
-    ON CONFLICT DO UPDATE SET state = 1, due = excluded.due, tries = excluded.tries"""
-HOLD_LATER = """UPDATE tidings_ack SET state = 2, tries = tries - (state = 3)
-    WHERE feed = ? AND key = ? AND pos > ? AND state IN (1, 3, 4)"""
-KEEP_DONE = """UPDATE tidings_ack SET state = 0, key = NULL WHERE feed = ? AND pos = ?
-    AND pos > (SELECT p.pos FROM tidings_position p WHERE p.feed = tidings_ack.feed AND p.part = tidings_ack.part)"""
-FORGET = "DELETE FROM tidings_ack WHERE feed = ? AND pos = ? AND state != 0"
-FORGET_DONE = "DELETE FROM tidings_ack WHERE feed = ? AND state = 0 AND pos <= ?{parts}"
-RELEASE_NEXT = """UPDATE tidings_ack SET state = CASE WHEN tries > 0 AND due = 0 THEN 4 ELSE 1 END
-    WHERE feed = :feed AND state = 2 AND pos = (SELECT min(pos) FROM tidings_ack WHERE feed = :feed AND key = :key)"""
-HELD_KEYS = "SELECT DISTINCT key FROM tidings_ack WHERE feed = ? AND key IS NOT NULL AND state != 0{parts}"
-KNOWN_ABOVE = "SELECT pos, state FROM tidings_ack WHERE feed = ? AND pos > ?{parts}"
-OWNS = "SELECT count(*) FROM tidings_part WHERE grp = ? AND owner = ?{parts}"
-STILL_HELD = "SELECT 1 FROM tidings_ack WHERE feed = ? AND key = ? LIMIT 1"
-
-
-POSITION = itemgetter(0)
-TOGETHER = 64
-"""Suspects of one death are lent so many at a time; what was out at a second one, one at a time."""
-
-
-def suspects(rows: Sequence[Any]) -> Sequence[Any]:
-    """Those of the first rows of EXCEPTIONS that may be lent together."""
-    once = list(takewhile(lambda row: row[1] == 2, rows))
-    return once or rows[:1]
-
-
-class Host(Protocol):
-    """What a group needs of its broker."""
-
-    clock: Clock
-    lease: float
-    lent: Lent
-    process: Process
-
-    def read(self, sql: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
-        """One short SELECT."""
-        ...
-
-    async def run(self, step: Callable[[Connection], Any]) -> Any:
-        """Run a step in the writer's next transaction."""
-        ...
-
-    def check(self) -> None:
-        """Raises Closed where the broker is not open, or its housekeeping has died."""
-        ...
-
-    def deliveries(self, topic: str, rows: Sequence[Any], attempts: Sequence[int] | None = None) -> list[Delivery]:
-        """Rows of the log as what is lent."""
-        ...
-
-    def forget(self, reader: Any) -> None:
-        """The member has left."""
-        ...
-
-
-class Mine(NamedTuple):
-    """The parts that a member owns, and the SQL that says so. Whoever was fenced comes back as another member."""
-
-    parts: list[int]
-    sql: str = ""
-    member: int = 0
-
-
-Row = tuple[int, int, str, str, str | None, float, str, bytes]
-"""What FETCH selects: position, part, id, type, key, time, headers, body."""
-
-
-class Feed:
-    """One topic as a group's member reads it: how far it has read, and what it has lent."""
-
-    def __init__(self, id: int, topic: int, name: str) -> None:
-        self.id = id
-        self.topic = topic
-        self.name = name
-        self.cursor = 0
-        self.dense = False  # whether its records lie close together in the log
-        self.read_to: dict[
-            int, int
-        ] = {}  # parts that were read beyond the cursor before the cursor went back for others
-        self.lent: dict[int, Row] = {}
-        self.out: dict[int, Row] = {}  # the same for retried ones, which are rows of tidings_ack
-        self.early: set[int] = set()  # above the cursor, settled by an earlier owner or with a row of their own
-        self.held: set[str] = set()  # keys that have rows in tidings_ack
-        self.due: float | None = None  # when the next retried one may come; None for none
-        self.suspects = False
-        self.done_to = 0  # up to where there are DONE rows to forget
-
-    def look_for(self, parts: Sequence[int], positions: dict[int, int], before: Sequence[int]) -> None:
-        """Go back as far as the new ones of `parts` need; the others are not read again."""
-        read_to = {part: max(self.cursor, self.read_to.get(part, 0)) for part in before}
-        read_to |= {part: positions.get(part, 0) for part in parts if part not in read_to}
-        self.cursor = min(read_to.values())
-        self.read_to = {part: pos for part, pos in read_to.items() if pos > self.cursor}
-
-
-def watermark(lent: dict[int, Any], cursor: int, acked: set[int] | frozenset[int] = frozenset()) -> int:
-    """Everything up to here is settled or has a row of its own."""
-    return min(cursor, min(lent.keys() - acked, default=cursor + 1) - 1)
-
-
 Again = tuple[Feed, Delivery, int]
 Withdrawn = tuple[Feed, int, int, str]
-
-
-class Settling(NamedTuple):
-    """What an acknowledgement means for a feed: how far it is settled now, and what is settled above that."""
-
-    feed: Feed
-    acked: set[int]
-    retried: dict[int, str | None]
-    mark: int
-    above: list[tuple[Any, ...]]
-
-
-def _settle(connection: Connection, settling: Settling, mine: Mine) -> None:
-    feed = settling.feed
-    connection.execute(SETTLE.format(parts=mine.sql), (settling.mark, feed.id, settling.mark))
-    if settling.above:
-        connection.executemany(PARK, settling.above)
-    if feed.done_to:
-        connection.execute(FORGET_DONE.format(parts=mine.sql), (feed.id, settling.mark))
-    for pos, key in settling.retried.items():
-        connection.execute(KEEP_DONE, (feed.id, pos))
-        connection.execute(FORGET, (feed.id, pos))
-        connection.execute(RELEASE_NEXT, {"feed": feed.id, "key": key})
 
 
 class Group:
@@ -348,7 +235,7 @@ class Group:
         mine, cursors = self._mine, {feed.id: feed.cursor for feed in self.feeds.values()}
         plan, known = self._plan(deliveries, cursors)
 
-        def settle(connection: Connection) -> None:
+        def step(connection: Connection) -> None:
             nonlocal plan, known
             if not plan and deliveries:
                 plan, known = self._plan(deliveries, cursors)
@@ -360,13 +247,13 @@ class Group:
             if plan:
                 self._fence(connection, mine)
                 for settling in plan:
-                    _settle(connection, settling, mine)
+                    settle(connection, settling, mine)
 
         if tx is None:
-            await self._run(settle)
+            await self._run(step)
             self._settled(plan)
         else:
-            tx.add(settle)
+            tx.add(step)
             tx.after(lambda: self._settled(plan))
 
     def _plan(self, deliveries: Sequence[Delivery], cursors: dict[int, int]) -> tuple[list[Settling], bool]:
@@ -398,15 +285,15 @@ class Group:
                     feed.lent.pop(pos, None)
             if settling.mark >= feed.done_to:
                 feed.done_to = 0
-            for pos, key in settling.retried.items():
-                if feed.out.pop(pos, None) is not None:
-                    self._release(feed, key)
+            gone = {key for pos, key in settling.retried.items() if feed.out.pop(pos, None) is not None}
+            if gone:
+                self._release(feed, gone)
         if self._crowded or self._alone or any(feed.suspects for feed in self.feeds.values()):
             self.wake.set()
 
-    def _release(self, feed: Feed, key: str | None) -> None:
-        if key is not None and not self._broker.read(STILL_HELD, (feed.id, key)):
-            feed.held.discard(key)
+    def _release(self, feed: Feed, keys: set[str | None]) -> None:
+        """Rows of these keys are gone: those without any more are not held."""
+        feed.held -= {key for key in keys if key is not None and not self._broker.read(STILL_HELD, (feed.id, key))}
         self._look(feed)
         self.wake.set()
 

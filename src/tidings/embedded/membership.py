@@ -6,8 +6,8 @@ token, checked in the transaction that settles.
 
 A member is dead when its lease ran out, or, on the same machine, when its process is gone. What it had been lent is
 then marked as suspect: it is lent with nothing else beside it, so that a record that kills its process is found out.
-How far it had been lent is in a side file that survives the process (`<file>.lent`), because a commit before every batch would cost
-an fsync and only the death of a process needs it, not that of the machine.
+How far it had been lent is in a side file that survives the process (`<file>.lent`), because a commit before every
+batch would cost an fsync and only the death of a process needs it, not that of the machine.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ LENT_AGAIN = """INSERT INTO tidings_ack (feed, pos, part, state, tries, due, key
     FROM tidings_log l WHERE l.topic = :topic AND l.part = :part AND l.pos > :low AND l.pos <= :high
     AND NOT EXISTS (SELECT 1 FROM tidings_ack a WHERE a.feed = :feed AND a.pos = l.pos)"""
 IN_LINE = """UPDATE tidings_ack SET state = 2 WHERE feed = :feed AND part = :part AND state IN (1, 4)
-    AND EXISTS (SELECT 1 FROM tidings_ack b WHERE b.feed = :feed AND b.key = tidings_ack.key AND b.pos < tidings_ack.pos)"""
+    AND EXISTS (SELECT 1 FROM tidings_ack b
+        WHERE b.feed = :feed AND b.key = tidings_ack.key AND b.pos < tidings_ack.pos)"""
 DONE_BELOW = "DELETE FROM tidings_ack WHERE feed = :feed AND part = :part AND state = 0 AND pos <= :high"
 FEEDS = """SELECT f.id, f.topic, p.part, p.pos FROM tidings_feed f JOIN tidings_position p ON p.feed = f.id
     WHERE f.grp = ?"""

@@ -149,7 +149,7 @@ class View:
         tree = Tree(Text.assemble((order.order_id, "bold"), "  ", title), guide_style="dim")
         after = self._play.shop.audit.AFTER
         branches: dict[str | None, Tree] = {None: tree}
-        for service in sorted(self._services, key=lambda service: depth(service, after)):
+        for service in sorted(self._services, key=lambda service: (depth(service, after), service in after.values())):
             at = done.get(service)
             if at is None:
                 label = Text(f"\N{MIDDLE DOT} {service}", "dim")

@@ -45,7 +45,7 @@ class Node:
 
     def __init__(self, path: Path, time: float) -> None:
         self.clock = TestClock(time)
-        self.broker = SqliteBroker(Database(path, durable=False), self.clock, lease=LEASE)
+        self.broker = SqliteBroker(Database(path, durable=False), self.clock, lease=LEASE, keep=float("inf"))
         self.store = SqliteStore(self.broker.database, lambda: self.broker.writer)
         self.running = True
         self.silent_since = 0.0
@@ -296,7 +296,8 @@ class World:
         await self.publish(keeper, [None], None)
         await self.fetch(member, 10)
         await self.ack(member, list(member.out.values()))
-        assert not self.eye.execute("SELECT * FROM tidings_ack").fetchall(), "rows that nobody needs stay"
+        left = self.eye.execute("SELECT * FROM tidings_ack").fetchall()
+        assert not left, f"rows that nobody needs stay: {left}"
 
 
 async def attempt(operation):  # type: ignore[no-untyped-def]

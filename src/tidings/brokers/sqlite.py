@@ -81,6 +81,8 @@ SLOWEST = """SELECT min(pos) FROM (SELECT min(p.pos) AS pos FROM tidings_positio
         WHERE f.topic = :topic AND a.state != 0)"""
 EXPIRED = """DELETE FROM tidings_log WHERE pos IN (SELECT pos FROM tidings_log INDEXED BY tidings_log_topic
     WHERE topic = :topic AND pos <= :slowest AND pos <= :oldest ORDER BY pos LIMIT 1000)"""
+FORGET_PASSED = """DELETE FROM tidings_ack WHERE state = 0 AND pos <= (SELECT p.pos FROM tidings_position p
+    WHERE p.feed = tidings_ack.feed AND p.part = tidings_ack.part)"""
 NEW_TOPIC = "INSERT OR IGNORE INTO tidings_topic (name, keep_seconds) VALUES (?, ?)"
 KEEP = "UPDATE tidings_topic SET keep_seconds = ?, keep_count = ? WHERE name = ?"
 GROWN = "SELECT topic, max(pos) FROM tidings_log NOT INDEXED WHERE pos > ? GROUP BY topic"
@@ -125,6 +127,7 @@ class SqliteBroker:
         self._seen = 0
         self._stir = asyncio.Event()
         self._open = False
+        self._died: BaseException | None = None
 
     # -- the connection
 
@@ -184,6 +187,8 @@ class SqliteBroker:
 
     def check(self) -> None:
         """Raises Closed where the broker is not open."""
+        if self._died is not None:
+            raise StorageBroken(f"the housekeeping of {self.database.path} died; start again") from self._died
         if not self._open:
             raise Closed(f"the broker on {self.database.path} is not open")
 
@@ -372,6 +377,7 @@ class SqliteBroker:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.critical("the housekeeping of %s died: %r; the broker is closed", self.database.path, error)
             self._open = False
+            self._died = error
             self._wake_all()
 
     async def _housekeeping(self) -> None:
@@ -438,6 +444,7 @@ class SqliteBroker:
 
     async def _retain(self) -> None:
         """Remove what is past its time, in small steps, and never what a group has not settled."""
+        await self.run(lambda connection: connection.execute(FORGET_PASSED))
         for topic, keep_seconds, keep_count in self.read("SELECT id, keep_seconds, keep_count FROM tidings_topic"):
             oldest = self._oldest_kept(topic, keep_seconds, keep_count)
             slowest = self.read(SLOWEST, {"topic": topic})[0][0]

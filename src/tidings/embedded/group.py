@@ -438,7 +438,7 @@ class Group:
         for feed in self.feeds.values():
             known = dict(self._broker.read(KNOWN_ABOVE.format(parts=self._mine.sql), (feed.id, feed.cursor)))
             feed.early = known.keys() - feed.lent.keys()
-            feed.done_to = max((pos for pos, state in known.items() if state == DONE), default=feed.done_to)
+            feed.done_to = max([feed.done_to, *(pos for pos, state in known.items() if state == DONE)])
             feed.held |= {key for (key,) in self._broker.read(HELD_KEYS.format(parts=self._mine.sql), (feed.id,))}
             self._look(feed)
         self.wake.set()

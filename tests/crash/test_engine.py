@@ -4,19 +4,20 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Iterable
+from contextlib import nullcontext
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from tidings import App, Event, Retry, Start, Tx
+from tidings import App, Event, Retry, Start, Table, Tx
 from tidings.broker import Delivery, Record, Subscription
 from tidings.brokers.sqlite import SqliteBroker
 from tidings.clock import Clock
 from tidings.embedded.database import Database
 from tidings.embedded.group import Group
 from tidings.embedded.membership import bury_members
-from tidings.errors import Fenced
+from tidings.errors import Conflict, Fenced
 from tidings.stores.sqlite import SqliteStore
 
 
@@ -342,3 +343,26 @@ async def test_a_record_that_is_put_behind_another_while_it_is_lent_again_is_not
     _, lent = await asyncio.gather(group.nack([a1]), group.fetch(1, 0.0))
     assert not lent
     assert await drain(group) == ["a1", "a2"]
+
+
+async def test_what_was_built_on_a_discarded_transaction_is_not_seen(broker: SqliteBroker) -> None:
+    store = SqliteStore(broker.database, lambda: broker.writer)
+    await store.open()
+    rows = Table("rows", int)
+
+    async def count() -> Tx:
+        tx = store.begin()
+        tx.put(rows, "row", await tx.get(rows, "row", 0) + 1)
+        assert store.finish(tx)
+        return tx
+
+    first, second = await count(), await count()
+    store.discard(first)
+    third = await count()
+    for tx in (third, second):  # the other way round the one would doom the other for ever
+        unit = store.unit()
+        unit.join([tx])
+        with nullcontext() if tx is third else pytest.raises(Conflict):
+            await unit.commit()
+    assert await store.begin().get(rows, "row") == 1
+    await store.close()

@@ -162,7 +162,7 @@ class SqliteUnit:
                 self._store.discard(tx)
             raise
         for tx in self._txs:
-            self._store.discard(tx)
+            self._store.committed(tx)
         for done in self._after:
             done()
 
@@ -272,11 +272,18 @@ class SqliteStore:
         return True
 
     def discard(self, tx: Any) -> None:
-        """See Store.discard; also called when it is committed, because then the file holds it."""
+        """See Store.discard. What others have built on its rows is doomed too: nobody is to see that any more."""
         tx.ended = True
+        for at in tx.writes if tx.stamp else ():
+            self._ahead.pop(at, None)
+        tx.stamp = 0
+
+    def committed(self, tx: SqliteTx) -> None:
+        """The file holds it now."""
         for at in tx.writes:
             if (ahead := self._ahead.get(at)) is not None and ahead[2] is tx:
                 del self._ahead[at]
+        tx.stamp = 0
 
 
 class Guest:

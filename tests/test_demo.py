@@ -113,7 +113,8 @@ def test_cancellations_are_worked_off_and_a_dead_letter_is_not_lost(tmp_path: Pa
 
 def test_killed_and_started_again_it_goes_on_where_it_was(tmp_path: Path) -> None:
     database = tmp_path / "shop.db"
-    process = subprocess.Popen(command("--headless", "--speed=400", "--limit=900", f"--db={database}"))
+    environment = os.environ | {"TMPDIR": str(tmp_path)}  # what it cannot remove when it is killed
+    process = subprocess.Popen(command("--headless", "--speed=400", "--limit=900", f"--db={database}"), env=environment)
     with ended(process):
         wait_until(lambda: database.exists() and closed(database) > 100)
         process.kill()

@@ -28,7 +28,7 @@ def tell(ledger: Ledger, letters: Sequence[Letter], console: Console) -> None:
         verdict(ledger.duplicated), f"   dead letters {ledger.dead:,}   workers killed {ledger.kills}",
     ))  # fmt: skip
     console.print(
-        f"{ledger.sales.cds:,} CDs sold for {ledger.sales.dollars} dollars"
+        f"{ledger.sales.cds:,} pieces sold for {ledger.sales.dollars} dollars"
         f"   {ledger.seconds:.1f} s, {ledger.orders_per_second:,.0f} orders/s"
     )
     for (handler, error, cause), count in causes(letters):

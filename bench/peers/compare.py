@@ -61,8 +61,8 @@ class Row(msgspec.Struct, frozen=True):
 
 
 PEERS = (
-    Peer("FastStream on NATS JetStream", "nats", WORKS, 1000),
-    Peer("FastStream on Valkey streams", "valkey", WORKS, 1000),
+    Peer("FastStream on NATS JetStream", "nats", WORKS, 3000),
+    Peer("FastStream on Valkey streams", "valkey", WORKS, 3000),
     Peer("huey on SQLite", "huey", ("publish_1", "consume"), 500),
     Peer("litequeue on SQLite", "litequeue", ("publish_1", "consume"), 500),
 )

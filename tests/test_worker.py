@@ -639,3 +639,17 @@ async def test_a_topic_keeps_what_it_was_told_to_whoever_opens_the_file_later(tm
         await other.publish(Placed(order="o"), Low(sku="s"))
     kept = rows(tmp_path, "SELECT name, keep_seconds, keep_count FROM tidings_topic ORDER BY id")
     assert kept == [("order", float("inf"), 5), ("stock", 7 * 86400.0, None)]
+
+
+@pytest.mark.parametrize("result", [5, "text", {"a": 1}, [Low(sku="s"), None]])
+async def test_what_is_returned_and_is_no_event_is_buried_with_a_sentence(app: App, result: object) -> None:
+    def odd(event):  # type: ignore[no-untyped-def]
+        return result
+
+    odd.__annotations__ = {"event": Placed}
+    app.on(Placed, retry=NEVER)(odd)
+    async with app.running():
+        await app.publish(Placed(order="o"))
+        await settled(app)
+        (letter,) = await dead_letters(app, "odd")
+    assert "a handler returns or yields events, or None" in letter.headers["deadcause"]

@@ -41,7 +41,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
     `key` is the unit of order, None for none. `time` and `due` are seconds since the epoch; a record with `due` is
     delivered to nobody before. Publishing the same `id` to the same topic twice keeps it once, for as long as the
-    topic is kept. `headers` hold the other attributes (source, dataschema, correlation, traceparent, ...) as text.
+    topic is kept. `headers` hold the other attributes (source, correlationid, traceparent, ...) as text.
     """
 
     topic: str

@@ -95,7 +95,8 @@ class Bound(msgspec.Struct):
             return ()
         if self.may_publish is not None and type(result) in self.may_publish:
             return (result,)
-        messages = [result] if isinstance(result, Message) else result
+        several = isinstance(result, Iterable) and not isinstance(result, (Message, str, bytes, Mapping))
+        messages = list(result) if several else [result]
         for message in messages:
             if not isinstance(message, Event):
                 raise HandlerError(f"{self.name} returned {message!r}; a handler returns or yields events, or None.")

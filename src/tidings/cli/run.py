@@ -70,16 +70,19 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 )
 @click.option("--metrics-host", metavar="ADDRESS", default="127.0.0.1", show_default=True, help="Where that listens.")
 @click.option("--log", type=click.Choice(["json", "text"]), help="How to log: text on a terminal, else json.")
+@click.option("--json", "as_json", is_flag=True, help="The same as --log json: each line a JSON object.")
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
 )
 @click.option("--lifeline", type=int, hidden=True, help="The socket to the supervisor that started this process.")
-def run(**given: Any) -> None:
+def run(as_json: bool, **given: Any) -> None:
     """Run the handlers of one or more apps until SIGTERM or Ctrl-C.
 
     MODULE:APP names an App or a list of them, such as shop.orders:app; the working folder is on the path. Ends with
     exit code 0 if everything that was begun has been settled, 3 if the grace time was over before.
     """
+    if as_json:
+        given["log"] = "json"
     options = Options(**given)
     from tidings.observe import logs
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import queue
 import sqlite3
@@ -27,6 +28,8 @@ try:
     import fcntl
 except ImportError:  # Windows: SQLite's own lock decides alone
     fcntl = None  # type: ignore[assignment]
+
+log = logging.getLogger("tidings")
 
 Step = Callable[[Connection], Any]
 
@@ -79,6 +82,8 @@ class Writer:
         self._broken: StorageError | None = None
         self._closed = False
         self._written = 0
+        self._wal = database.side("-wal")
+        self._wal_most = CHECKPOINT_BYTES
         self.wal_size = 0
         self._lock = os.open(database.side(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._thread = threading.Thread(target=self._run, name="tidings-writer", daemon=True)
@@ -207,7 +212,10 @@ class Writer:
             else:
                 self._insert_together(connection, jobs)
         failpoint.hit("committed")
-        self._committed()
+        try:
+            self._committed()
+        except OSError as error:  # what is committed is committed; readers look again in a moment
+            log.warning("nobody was told of a commit to %s: %s", self._database.path, error)
 
     def _commit(
         self, connection: Connection, jobs: Sequence[Job], work: Callable[[Connection, Sequence[Job]], None]
@@ -268,21 +276,36 @@ class Writer:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def _checkpoint(self, connection: Connection) -> None:
-        if self._written * 1024 < CHECKPOINT_BYTES or self._broken:
+        if self._broken or (self._written * 1024 < CHECKPOINT_BYTES and self._wal_bytes() < self._wal_most):
             return
         self._written = 0
         try:
             with self._turn():
                 _, frames, moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
                 if frames > RESTART_FRAMES and moved < frames:
-                    connection.execute("PRAGMA busy_timeout=300")
-                    connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
-                    connection.execute("PRAGMA busy_timeout=5000")
+                    self._begin_anew(connection, "RESTART", 300)
+                elif moved == frames and self._wal_bytes() > 2 * CHECKPOINT_BYTES:
+                    self._begin_anew(connection, "TRUNCATE", 0)  # what it grows to unseen is as much as it has been
                 self.wal_size = frames * 4096
+            self._wal_most = self._wal_bytes() + CHECKPOINT_BYTES
         except sqlite3.Error as error:
             problem = named(error, self._database.path)
             if isinstance(problem, StorageBroken):
                 self._broken = problem
+
+    @staticmethod
+    def _begin_anew(connection: Connection, mode: str, milliseconds: int) -> None:
+        """Let the next commit write from the start of the WAL, where readers allow it within the time."""
+        connection.execute(f"PRAGMA busy_timeout={milliseconds}")
+        connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+        connection.execute("PRAGMA busy_timeout=5000")
+
+    def _wal_bytes(self) -> int:
+        """How large the WAL has become: rows may be large, and handlers write rows of their own."""
+        try:
+            return os.stat(self._wal).st_size
+        except OSError:
+            return 0
 
     def _farewell(self, connection: Connection) -> None:
         with contextlib.suppress(sqlite3.Error), self._turn():

@@ -55,7 +55,7 @@ class Place:
 
     @contextlib.asynccontextmanager
     async def connect(self) -> AsyncGenerator[Broker]:
-        broker = self.kind(self.database, self.clock, lease=self.lease)
+        broker = self.kind(self.database, self.clock, lease=self.lease, keep=float("inf"))
         await broker.open()
         try:
             yield broker

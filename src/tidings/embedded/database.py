@@ -98,7 +98,8 @@ class Database:
     def __init__(self, path: str | Path, *, durable: bool = True) -> None:
         self.temporary = str(path) == ":memory:"
         self.durable = durable and not self.temporary
-        self.path = self._temporary_path() if self.temporary else Path(path).absolute()
+        # A link is the file that it points to: what lies beside that is shared by all who use it.
+        self.path = self._temporary_path() if self.temporary else Path(path).resolve()
         self._opened = 0
 
     @staticmethod
@@ -215,10 +216,11 @@ def named(error: sqlite3.Error, path: Path) -> StorageError:
     """The StorageError that says what a SQLite error means and what to do."""
     if isinstance(error, sqlite3.ProgrammingError):
         return StorageBroken(f"{path}: {error}. A connection of tidings was closed or misused; start again.")
-    code: int = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    exact: int = getattr(error, "sqlite_errorcode", 0)
+    code = exact & 0xFF
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return StorageBusy(f"{path} was locked by another writer for too long ({error}); try again.")
-    if code == sqlite3.SQLITE_FULL:
+    if code == sqlite3.SQLITE_FULL or exact == sqlite3.SQLITE_IOERR_SHMSIZE:
         return StorageFull(f"No space is left for {path}; free some, writing goes on by itself.")
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
         return StorageReadOnly(f"{path} or its folder cannot be written ({error}); check its owner and the disk.")

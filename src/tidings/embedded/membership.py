@@ -13,6 +13,7 @@ batch would cost an fsync and only the death of a process needs it, not that of 
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
 import struct
@@ -22,6 +23,7 @@ from pathlib import Path
 
 from tidings import failpoint
 from tidings.embedded.database import Connection
+from tidings.errors import StorageFull
 
 PARTS = 16
 DONE, RETRY, HELD, LENT, SUSPECT = range(5)
@@ -68,10 +70,20 @@ class Lent:
     def _room(self, feed: int) -> mmap.mmap:
         size = (feed + 1) * PARTS * 8
         if self._map is None or len(self._map) < size:
-            if os.fstat(self._file).st_size < size:
-                os.ftruncate(self._file, (size | 0xFFFF) + 1)
+            self._reserve((size | 0xFFFF) + 1)
             self._map = mmap.mmap(self._file, 0)
         return self._map
+
+    def _reserve(self, size: int) -> None:
+        """Have space, not a hole: to write to one through the map on a full disk would kill the process."""
+        try:
+            if sys.platform == "linux":
+                os.posix_fallocate(self._file, 0, size)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StorageFull(f"No space is left ({error}); free some, it goes on by itself.") from error
+        if os.fstat(self._file).st_size < size:  # where space cannot be reserved
+            os.ftruncate(self._file, size)
 
     def write(self, feed: int, parts: Iterable[int], pos: int) -> None:
         """These parts have been lent up to `pos`."""
@@ -104,7 +116,10 @@ class Process:
     def dead(name: str) -> bool:
         """Whether the process is surely gone. False where that cannot be known from here."""
         machine, pid, started, _ = name.split("/")
-        if machine != _machine() or not started:
+        mine = _machine()
+        if machine and mine and machine.partition(".")[0] != mine.partition(".")[0]:
+            return True  # from before the machine was started again, when leases were counted on another clock
+        if machine != mine or not started:
             return False
         return _started(int(pid)) != started
 

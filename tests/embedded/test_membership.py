@@ -1,0 +1,76 @@
+"""Who is dead, and who has what of theirs."""
+
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tidings.broker import Record
+from tidings.brokers.sqlite import SqliteBroker
+from tidings.clock import Clock
+from tidings.embedded.database import Connection, Database
+from tidings.embedded.membership import PARTS, Process, share
+
+NAME = Process("nonce").name
+MACHINE, PID, STARTED, _ = NAME.split("/")
+BOOT, SPACE = MACHINE.split(".")
+
+
+def test_this_process_lives() -> None:
+    assert not Process.dead(NAME)
+
+
+def test_a_process_that_has_ended_is_dead() -> None:
+    program = "from tidings.embedded.membership import Process; print(Process('n').name)"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert Process.dead(ended.stdout.strip())
+
+
+@pytest.mark.parametrize(
+    ("name", "dead"),
+    [
+        (f"{MACHINE}/{PID}/{int(STARTED) - 1}/n", True),  # its number is used again
+        (f"00000000-0000-0000-0000-000000000000.{SPACE}/{PID}/{STARTED}/n", True),  # before the machine was restarted
+        (f"{BOOT}.1/{PID}/{STARTED}/n", False),  # in a container, whose processes cannot be seen from here
+        (f"/{PID}//n", False),  # where nothing is known of machines
+        (f"{MACHINE}/{PID}//n", False),
+    ],
+)
+def test_only_who_is_surely_gone_is_dead(name: str, dead: bool) -> None:
+    assert Process.dead(name) is dead
+
+
+@pytest.fixture
+async def broker(tmp_path: Path) -> AsyncIterator[SqliteBroker]:
+    broker = SqliteBroker(Database(tmp_path / "tidings.db", durable=False), Clock())
+    await broker.open()
+    yield broker
+    await broker.close()
+
+
+async def test_who_was_there_before_the_machine_was_restarted_keeps_nothing(broker: SqliteBroker) -> None:
+    """Its lease was counted on a clock that has begun anew, and would not end for as long as that had run before."""
+    await broker.declare("t", ["g"])
+    await broker.publish([Record("t", b"", f"k{number}", "t", f"r{number}") for number in range(16)])
+
+    def survive(connection: Connection) -> None:
+        name = f"00000000-0000-0000-0000-000000000000.{SPACE}/{os.getpid()}/{STARTED}/n"
+        values = (name, broker.clock.monotonic() + 1e6)
+        member = connection.execute("INSERT INTO tidings_member (grp, process, lease) VALUES (1, ?, ?)", values)
+        connection.execute("UPDATE tidings_part SET owner = ?", (member.lastrowid,))
+
+    await broker.run(survive)
+    group = await broker.subscribe(["t"], "g")
+    assert len(await group.fetch(100, 5.0)) == 16
+
+
+def test_parts_are_shared_fairly() -> None:
+    for count in range(1, 20):
+        members = list(range(10, 10 + count))
+        shares = [share(members, member) for member in members]
+        assert sum(shares) == PARTS
+        assert max(shares) - min(shares) <= 1
+    assert share([1, 2], 3) == 0

@@ -52,7 +52,7 @@ async def recommend(orders: list[OrderPlaced], tx: Tx) -> None:
             learned[title] = [*others, *(other for other in titles if other != title)][-COMPANY:]
         for title in titles:
             beside.pop(title, None)
-        best = [title for title, _ in beside.most_common(SHOWN)]
+        best = sorted(beside, key=beside.__getitem__, reverse=True)[:SHOWN]
         before = await tx.get(advice, order.order_id)
         tx.put(advice, order.order_id, Advice(best, before.times + 1 if before else 1, time.time()))
     for title, others in learned.items():

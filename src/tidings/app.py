@@ -213,8 +213,11 @@ class App:
         due = None if delay is None else self.clock.now() + delay
         lane = current.get()
         cause = lane.current.record if lane is not None and lane.current is not None else None
-        encode = self.codec.encode
-        records = [encode(event, cause, id=id, due=due) for event in events]
+        codec = self.codec
+        if len(events) == 1:
+            records = [codec.encode(events[0], cause, id=id, due=due)]
+        else:
+            records = [codec.encode(event, cause, due=due) for event in events]
         await self.connection.broker.publish(records)
         for record in records:
             self.published[record.type] += 1

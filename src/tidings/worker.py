@@ -67,6 +67,7 @@ class Worker:
         self._running.set()
         self._stopping = False
         self._least = max(2 * bound.concurrency, LEAST, bound.options.batch if bound.takes_list else 0)
+        self._most = max(MOST if bound.mode is Mode.TRANSACTION else 4 * MOST, self._least)
         self._capacity = self._least
         self._settling = False
         self._busy_since = 0.0
@@ -216,7 +217,7 @@ class Worker:
         rate = count / max(now - self._busy_since, 1e-4)
         self._busy_since = now
         wanted = max(int(rate * SLOW), self._least)
-        self._capacity = min(max(wanted, self._capacity // 2), max(4 * MOST, self._least))
+        self._capacity = min(max(wanted, self._capacity // 2), self._most)
 
     @property
     def paused_until(self) -> float | None:

@@ -228,14 +228,14 @@ class SqliteBroker:
             tx.add(lambda connection: self._publish_in(connection, records, made))
             tx.after(lambda: self.topics.update(made))
             return
-        delayed = False
+        if not records:
+            return
         for record in records:
             if record.topic not in self.topics:
                 await self.declare(record.topic, ())
-            delayed = delayed or record.due is not None
         failpoint.hit("publishing")
         try:
-            if delayed:
+            if any(record.due is not None for record in records) if len(records) > 1 else records[0].due is not None:
                 await self.writer.run(lambda connection: self._publish_in(connection, records, {}))
                 self._stir.set()
             else:
@@ -280,6 +280,8 @@ class SqliteBroker:
         self.check()
         for topic in topics:
             await self.declare(topic, () if group is None else (group,), start)
+        if not (self._groups or self._views):
+            self._seen = self.read(HEAD)[0][0]
         if group is None:
             cursors = {name: position(self._reader, self.topics[name], start) for name in topics}
             view = View(self, cursors)
@@ -359,6 +361,8 @@ class SqliteBroker:
         if not self._open:
             return
         readers: list[Group | View] = [*self._groups, *self._views]
+        if not readers:
+            return
         waiting = [reader for reader in readers if reader.waiting]
         for reader in readers:
             if not reader.waiting:
@@ -376,7 +380,6 @@ class SqliteBroker:
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.critical("the housekeeping of %s died: %r; the broker is closed", self.database.path, error)
-            self._open = False
             self._died = error
             self._wake_all()
 
@@ -434,6 +437,7 @@ class SqliteBroker:
             return due
 
         def move(connection: Connection) -> None:
+            connection.appended = True
             connection.execute(MOVE_DUE, (now,))
             failpoint.hit("moving_due")
             connection.execute(DROP_DUE, (now,))
@@ -522,6 +526,7 @@ def append(connection: Connection, rows: Sequence[Any]) -> None:
 
     Fifty rows in a statement cost two thirds of one each, and let go of the interpreter's lock once, not fifty times.
     """
+    connection.appended = True
     together = len(rows) // MANY * MANY
     for first in range(0, together, MANY):
         connection.execute(APPEND_MANY, list(chain.from_iterable(rows[first : first + MANY])))

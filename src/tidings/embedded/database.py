@@ -52,6 +52,8 @@ class Connection(sqlite3.Connection):
 
     lent = False
     refused = ""
+    appended = False
+    """Whether the log has grown since readers were told."""
     engine: Any = None
     """SQLAlchemy's, where a handler has asked for a session."""
 

@@ -68,7 +68,8 @@ class Job(msgspec.Struct, gc=False):
 class Writer:
     """The one writing connection of a process, in a thread of its own.
 
-    `insert` is how `rows` are written. `committed` is called in the thread after every commit.
+    `insert` is how `rows` are written. `committed` is called in the thread after a commit with which the log has
+    grown.
     """
 
     def __init__(self, database: Database, insert: Insert, committed: Callable[[], None]) -> None:
@@ -212,6 +213,9 @@ class Writer:
             else:
                 self._insert_together(connection, jobs)
         failpoint.hit("committed")
+        if not connection.appended:
+            return
+        connection.appended = False
         try:
             self._committed()
         except OSError as error:  # what is committed is committed; readers look again in a moment

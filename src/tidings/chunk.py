@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tidings.broker import Delivery, Record
@@ -52,6 +52,12 @@ class Chunk:
             delivery.receipt for delivery, _ in self.failures
         }
         return [item for item in self.items if item[0].receipt not in settled]
+
+    def one_by_one(self) -> Iterator[Item]:
+        """Each item, but for those behind one of their key that has failed: they are not reached."""
+        for item in self.items:
+            if not any(same_key(item[0], failed) for failed, _ in self.failures):
+                yield item
 
     def share(self, result: Sequence[Record], tx: Tx | None, failed: ItemsFailed | None = None) -> None:
         """What one call for all items came to: the records belong to all of them."""
@@ -197,7 +203,7 @@ class ChunkLane(Lane):
         elif len(chunk.items) == 1:
             chunk.failures = [(last, outcome)]
         else:
-            for item in chunk.items:
+            for item in chunk.one_by_one():
                 single = Chunk([item])
                 self.call_once(single, connection, scope)
                 chunk.done += single.done
@@ -223,7 +229,7 @@ class LoopListLane(ChunkLane):
             if len(chunk.items) == 1 or isinstance(problem, Fenced):
                 chunk.failures = [(delivery, problem) for delivery, _ in chunk.items]
                 return
-            for item in chunk.items:
+            for item in chunk.one_by_one():
                 single = Chunk([item])
                 await self.run(single)
                 chunk.failures += single.failures

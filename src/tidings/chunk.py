@@ -77,10 +77,12 @@ class ChunkLane(Lane):
     def __init__(self, desk: Desk) -> None:
         super().__init__(desk)
         self._holding = 0
+        self._interruptible = False
 
     async def step(self) -> None:
         """Handle the next chunk, and again what of it was not reached."""
         keys: set[str] = set()
+        self._interrupted = None
         try:
             await self._handle(await self._take(keys), {})
         finally:
@@ -94,16 +96,22 @@ class ChunkLane(Lane):
         return self._holding
 
     async def _handle(self, items: list[Item], tries: dict[int, int]) -> None:
-        while items:
+        while items and not isinstance(self._interrupted, Fenced):
+            self._holding = len(items)
             chunk = Chunk(items)
             self.started = self.desk.clock.monotonic()
+            self._interruptible = True
             try:
                 await self.run(chunk)
             except asyncio.CancelledError as cancelled:
                 chunk.failures = [
                     (delivery, problem) for problem in [self._interruption(cancelled)] for delivery, _ in items
                 ]
+            finally:
+                self._interruptible = False
+            self._holding -= len(chunk.done)
             items = await self._after(chunk, tries)
+        self.desk.dropped(len(items))
 
     async def run(self, chunk: Chunk) -> None:
         """Handle the items and settle what is done."""

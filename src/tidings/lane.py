@@ -101,6 +101,7 @@ class Lane:
         self.paused: float | None = None  # until when it waits for the next try, on the monotonic clock
         self.behind = 0  # how many of the key of `current` have to be handled before it after all
         self._interrupted: Exception | None = None
+        self._interruptible = True  # whether a cancellation would be dealt with just now
 
     @property
     def holding(self) -> int:
@@ -131,9 +132,13 @@ class Lane:
 
     def interrupt(self, why: Exception) -> None:
         """Cancel what is being handled; it fails with `why`, or is dropped where that is Fenced."""
-        if self.current is not None and self._interrupted is None and self.task is not None:
+        if not self.holding or self._interrupted is not None or self.task is None:
+            return
+        if self._interruptible:
             self._interrupted = why
             self.task.cancel()
+        elif isinstance(why, Fenced):
+            self._interrupted = why  # seen before the next try
 
     def _interruption(self, cancelled: asyncio.CancelledError) -> Exception:
         """Why it was cancelled; raises again where that was not by `interrupt`."""

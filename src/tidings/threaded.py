@@ -57,6 +57,7 @@ class ThreadLane(ChunkLane):
         turns, keys = self.desk.turns, set[str]()
         taken = self._grab(keys)
         burst = Burst()
+        self._interrupted, self._interruptible = None, True
         try:
             await self._in_thread(self._burst, taken, burst, function)
         except asyncio.CancelledError as cancelled:
@@ -64,6 +65,8 @@ class ThreadLane(ChunkLane):
             if isinstance(self._interruption(cancelled), Fenced):
                 self.desk.dropped(len(taken))
                 taken, burst = [], Burst()
+        finally:
+            self._interruptible = False
         self.desk.done.extend(burst.plain)
         self.desk.have.set()
         for key in keys:

@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import threading
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import nullcontext
@@ -144,6 +145,7 @@ async def bury(broker: SqliteBroker, *members: Group) -> None:
     await broker.run(lambda connection: bury_members(connection, ids, broker.lent))
     for member in members:
         member.stale = True
+        member.wake.set()
 
 
 OWN, OTHERS = "a", "k"
@@ -366,3 +368,69 @@ async def test_what_was_built_on_a_discarded_transaction_is_not_seen(broker: Sql
             await unit.commit()
     assert await store.begin().get(rows, "row") == 1
     await store.close()
+
+
+@pytest.mark.parametrize("kind", ["thread", "transaction", "loop", "list"])
+async def test_a_worker_goes_on_after_it_was_taken_for_dead(app: App, kind: str) -> None:
+    begun: list[int] = []
+    lost = threading.Event()
+
+    async def on_loop(moved: Moved) -> None:
+        begun.append(moved.number)
+        while not lost.is_set():  # noqa: ASYNC110 - handlers in threads wait for it too
+            await asyncio.sleep(0.01)
+
+    async def on_loop_list(moved: list[Moved]) -> None:
+        for each in moved:
+            await on_loop(each)
+
+    def in_thread(moved: Moved) -> None:
+        begun.append(moved.number)
+        lost.wait(5)
+
+    def in_transaction(moved: Moved, db: sqlite3.Connection) -> None:
+        begun.append(moved.number)
+
+    handlers = {"thread": in_thread, "transaction": in_transaction, "loop": on_loop, "list": on_loop_list}
+    app.on(Moved, name="move", start=Start.EARLIEST)(handlers[kind])
+    async with app.running():
+        await app.publish(*(Moved(number=number, key=str(number % 3)) for number in range(50)))
+        async with asyncio.timeout(5):
+            while not begun:  # noqa: ASYNC110 - the handler may run in a thread
+                await asyncio.sleep(0.01)
+        assert app.connection is not None
+        broker = app.connection.broker
+        assert isinstance(broker, SqliteBroker)
+        await bury(broker, *[group for group in broker._groups if group.name == "shop.move"])
+        await asyncio.sleep(0.1)
+        lost.set()
+        await app.publish(*(Moved(number=number, key=str(number % 3)) for number in range(50, 100)))
+        await settled(app, "thing", "move")
+        assert app.worker("move").meter.in_flight == 0
+    assert set(begun) == set(range(100))
+
+
+async def test_a_worker_that_is_taken_for_dead_between_two_tries_goes_on(app: App) -> None:
+    begun: list[int] = []
+
+    @app.on(Moved, start=Start.EARLIEST, retry=Retry(at_once=4))
+    def move(moved: Moved, db: sqlite3.Connection) -> None:
+        begun.append(moved.number)
+        if moved.number == 0 and begun.count(0) <= 4:
+            raise KeyError
+
+    async with app.running():
+        await app.publish(Moved(number=0, key="a"))
+        lane = app.worker("move").lanes[0]
+        async with asyncio.timeout(5):
+            while begun.count(0) < 4 or not lane.paused:  # noqa: ASYNC110 - the handler runs in a thread
+                await asyncio.sleep(0.001)  # the pause after the fourth try is longer than what follows takes
+        lane.current = Delivery(records("a1")[0], 1, 1)  # as a thread that runs on does it
+        assert app.connection is not None
+        broker = app.connection.broker
+        assert isinstance(broker, SqliteBroker)
+        await bury(broker, *[group for group in broker._groups if group.name == "shop.move"])
+        await app.publish(*(Moved(number=number, key=str(number)) for number in range(1, 10)))
+        await settled(app, "thing", "move")
+        assert app.worker("move").meter.in_flight == 0
+    assert set(begun) == set(range(10))

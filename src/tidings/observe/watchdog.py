@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from tidings.app import App
 from tidings.broker import Delivery, Lag
 from tidings.clock import Clock
-from tidings.errors import BrokerError, Closed
+from tidings.errors import BrokerError, Closed, StorageBroken
 from tidings.lane import about
 from tidings.observe import stacks
 from tidings.worker import Worker
@@ -225,7 +225,7 @@ class Watchdog:
             for topic in worker.bound.topics if progress.idle else ():
                 if app.connection is not None:
                     lags.append(await app.connection.broker.lag(topic, name))
-        except Closed as closed:
+        except (Closed, StorageBroken) as closed:
             self._closed = True
             return f"{name}: {closed}"
         except BrokerError:

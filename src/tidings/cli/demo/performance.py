@@ -16,7 +16,7 @@ import click
 from rich.console import Console
 
 from tidings.cli.demo.account import tell
-from tidings.cli.demo.command import Options
+from tidings.cli.demo.options import Options
 from tidings.cli.demo.play import PATIENCE, Play, Wish, staged
 from tidings.cli.demo.shop import Shop, find
 from tidings.cli.demo.view import WIDTH, View, save, shown

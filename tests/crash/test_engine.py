@@ -4,7 +4,7 @@ import asyncio
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -391,7 +391,12 @@ async def test_a_worker_goes_on_after_it_was_taken_for_dead(app: App, kind: str)
     def in_transaction(moved: Moved, db: sqlite3.Connection) -> None:
         begun.append(moved.number)
 
-    handlers = {"thread": in_thread, "transaction": in_transaction, "loop": on_loop, "list": on_loop_list}
+    handlers: dict[str, Callable[..., object]] = {
+        "thread": in_thread,
+        "transaction": in_transaction,
+        "loop": on_loop,
+        "list": on_loop_list,
+    }
     app.on(Moved, name="move", start=Start.EARLIEST)(handlers[kind])
     async with app.running():
         await app.publish(*(Moved(number=number, key=str(number % 3)) for number in range(50)))

@@ -26,7 +26,7 @@ def out(member: Member) -> list[Delivery]:
 
 
 async def test_what_is_tried_again_is_counted_once_in_the_lag(world: World) -> None:
-    await world.publish(world.nodes[0], [None], None)
+    await world.publish(world.nodes[0], [None])
     (member,) = world.members
     await world.fetch(member, 1)
     await world.nack(member, out(member), 0.0)
@@ -35,7 +35,7 @@ async def test_what_is_tried_again_is_counted_once_in_the_lag(world: World) -> N
 
 async def test_what_lies_between_two_that_are_handed_back_is_not_overtaken(world: World) -> None:
     (member,) = world.members
-    await world.publish(world.nodes[0], ["a", "a", "a"], None)
+    await world.publish(world.nodes[0], ["a", "a", "a"])
     await world.fetch(member, 3)
     first, _, last = out(member)
     await world.nack(member, [first, last], 0.0)
@@ -46,7 +46,7 @@ async def test_what_lies_between_two_that_are_handed_back_is_not_overtaken(world
 
 async def test_what_is_handed_back_later_named_first_keeps_its_place(world: World) -> None:
     (member,) = world.members
-    await world.publish(world.nodes[0], ["a", "a", "a"], None)
+    await world.publish(world.nodes[0], ["a", "a", "a"])
     await world.fetch(member, 3)
     first, _, last = out(member)
     await world.nack(member, [last, first], 0.0)
@@ -55,7 +55,7 @@ async def test_what_is_handed_back_later_named_first_keeps_its_place(world: Worl
 
 async def test_a_delay_is_kept_behind_an_earlier_one_of_the_key(world: World) -> None:
     (member,) = world.members
-    await world.publish(world.nodes[0], ["a", "a"], None)
+    await world.publish(world.nodes[0], ["a", "a"])
     await world.fetch(member, 2)
     first, last = out(member)
     await world.nack(member, [last], 50.0)

@@ -6,10 +6,11 @@ the order of the log, and which members were buried when.
 
 import asyncio
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
+from typing import Any
 
-from tidings.broker import Delivery, Record
+from tidings.broker import Delivery, Record, Start
 from tidings.brokers.sqlite import SqliteBroker
 from tidings.embedded import backlog
 from tidings.embedded.database import Connection, Database
@@ -18,7 +19,8 @@ from tidings.errors import Fenced
 from tidings.stores.sqlite import SqliteStore
 from tidings.testing.clock import TestClock
 
-TOPIC, GROUP = "order", "shop.reserve"
+GROUP = "shop.reserve"
+TOPICS = ("order", "stock")
 LEASE = 6.0
 STEP = LEASE / 4
 
@@ -26,14 +28,20 @@ STEP = LEASE / 4
 class Item:
     """What is known of one record."""
 
-    def __init__(self, id: str, key: str | None, due: float) -> None:
+    def __init__(self, id: str, topic: str, key: str | None, due: float, time: float) -> None:
         self.id = id
+        self.topic = topic
         self.key = key
         self.due = due
+        self.time = time  # when it was published
         self.tries = 0  # how often it was lent and not given back
         self.settled = False
         self.suspect = False
         self.holder: Member | None = None
+
+    def line(self) -> tuple[str, str | None]:
+        """What stays in order."""
+        return self.topic, self.key
 
     def give_up(self, *, tries: int, due: float = 0.0, suspect: bool = False) -> None:
         """Nobody has it any more."""
@@ -94,7 +102,8 @@ class World:
         """A file, one process, one member."""
         await self.start()
         self.eye = sqlite3.connect(self.path, isolation_level=None, factory=Connection)
-        await self.nodes[0].broker.declare(TOPIC, [GROUP])
+        for topic in TOPICS:
+            await self.nodes[0].broker.declare(topic, [GROUP])
         await self.join(self.nodes[0])
 
     async def close(self) -> None:
@@ -155,7 +164,7 @@ class World:
 
     async def join(self, node: Node) -> None:
         """One more member."""
-        subscription = await node.broker.subscribe([TOPIC], GROUP)
+        subscription = await node.broker.subscribe(TOPICS, GROUP)
         assert isinstance(subscription, Group)
         self.members.append(Member(subscription, node))
 
@@ -175,14 +184,16 @@ class World:
 
     # -- records
 
-    async def publish(self, node: Node, keys: Sequence[str | None], delay: float | None) -> None:
+    async def publish(
+        self, node: Node, keys: Sequence[str | None], delay: float | None = None, topic: str = TOPICS[0]
+    ) -> None:
         """One publish of several records."""
         due = None if delay is None else self.time + delay
         records = []
         for key in keys:
             id = f"r{len(self.items):03}"
-            self.items[id] = Item(id, key, due or 0.0)
-            records.append(Record(TOPIC, id.encode(), key, "t", id, self.time, {}, due))
+            self.items[id] = Item(id, topic, key, due or 0.0, self.time)
+            records.append(Record(topic, id.encode(), key, "t", id, self.time, {}, due))
         await node.broker.publish(records)
         await node.calm()
 
@@ -218,13 +229,13 @@ class World:
 
     def _lent(self, member: Member, delivery: Delivery, order: Sequence[Item]) -> None:
         item = self.items[delivery.record.id]
-        assert (delivery.record.value, delivery.record.key) == (item.id.encode(), item.key)
+        assert (delivery.record.value, delivery.record.topic, delivery.record.key) == (id_of(item), *item.line())
         assert not item.settled, f"{item.id} was settled and is lent again"
         assert item.holder is None, f"{item.id} is out already"
         assert item.due <= self.time, f"{item.id} comes before it is due"
         assert delivery.attempt == item.tries + 1, f"{item.id}: attempt {delivery.attempt}, not {item.tries + 1}"
         for other in order[: order.index(item)]:
-            if other.key == item.key is not None and not other.settled:
+            if item.key is not None and other.line() == item.line() and not other.settled:
                 assert other.holder is member, f"{item.id} overtakes {other.id} of its key"
         item.holder = member
         member.out[item.id] = delivery
@@ -262,19 +273,43 @@ class World:
         for id, delivery in back.items():
             self.items[id].give_up(tries=delivery.attempt, due=self.time + delay)
         self._forget(member, list(back))
-        order = [item.id for item in self.log()]
+        order = self.log()
         for id, delivery in list(member.out.items()):
-            key = delivery.record.key
-            if any(key == self.items[other].key is not None and order.index(other) < order.index(id) for other in back):
-                self.items[id].give_up(tries=delivery.attempt - 1)
+            item = self.items[id]
+            before = [other for other in order[: order.index(item)] if other.line() == item.line()]
+            if item.key is not None and any(other.id in back for other in before):
+                item.give_up(tries=delivery.attempt - 1)
                 self._forget(member, [id])
+
+    async def cancelled(self, operation: Coroutine[Any, Any, Any], turns: int) -> Any:
+        """What came of it; None where it was cancelled after so many turns of the loop."""
+        task = asyncio.create_task(attempt(operation))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        return None if task.cancelled() else task.result()
+
+    async def seek(self, node: Node, topic: str, to: Start | float) -> None:
+        """All members lose what they have; of this topic it depends on where the group is sent."""
+        await node.broker.seek(topic, GROUP, to)
+        for member in self.members:
+            self._give_back(member)
+        items = [item for item in self.log() if item.topic == topic]
+        first = {Start.EARLIEST: 0, Start.LATEST: len(items)}.get(to)  # type: ignore[call-overload]
+        if first is None:
+            first = next((index for index, item in enumerate(items) if item.time >= to), len(items))  # type: ignore[operator]
+        for index, item in enumerate(items):
+            item.give_up(tries=0)
+            item.settled = index < first
 
     # -- what must hold
 
     def check(self) -> None:
         """Nothing hides from the lag."""
-        waiting = sum(not item.settled for item in self.log())
-        assert backlog.lag(self.eye, TOPIC, GROUP, self.time).waiting == waiting
+        for topic in TOPICS:
+            waiting = sum(not item.settled for item in self.log() if item.topic == topic)
+            assert backlog.lag(self.eye, topic, GROUP, self.time).waiting == waiting
 
     async def drain(self) -> None:
         """The faults are over: everything comes to the one member that is left, and the file keeps no exceptions."""
@@ -293,11 +328,17 @@ class World:
             await self.ack(member, list(member.out.values()), with_unit=True)
         assert not [item.id for item in self.items.values() if not item.settled], "lost"
         self.check()
-        await self.publish(keeper, [None], None)
-        await self.fetch(member, 10)
-        await self.ack(member, list(member.out.values()))
+        for topic in TOPICS:
+            await self.publish(keeper, [None], topic=topic)
+            await self.fetch(member, 10)
+            await self.ack(member, list(member.out.values()))
         left = self.eye.execute("SELECT * FROM tidings_ack").fetchall()
         assert not left, f"rows that nobody needs stay: {left}"
+
+
+def id_of(item: Item) -> bytes:
+    """The body of its record."""
+    return item.id.encode()
 
 
 async def attempt(operation):  # type: ignore[no-untyped-def]

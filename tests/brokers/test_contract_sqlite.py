@@ -80,7 +80,7 @@ class Place:
     def server(self) -> Server:
         return Server(
             connect=self.connect, clock=self.clock, lease=self.lease, silence=self.silence, store=self.store,
-            delay=8.0, too_large=1_000_000_001,
+            delay=5.0, too_large=1_000_000_001,
         )  # fmt: skip
 
 

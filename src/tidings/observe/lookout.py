@@ -81,8 +81,14 @@ class Lookout:
             return ["draining: it takes no more events and finishes those it has"]
         if self._runtime is None:
             return ["starting: not all handlers listen yet"]
-        dead = [f"the worker of {task.get_name()} is dead" for task in self._runtime.tasks if task.done()]
-        return [*dead, *self._watchdog.reasons]
+        return [*self._dead, *self._watchdog.reasons]
+
+    @property
+    def _dead(self) -> list[str]:
+        """Workers that have ended without being told to: only a restart brings them back."""
+        if self._stop.is_set() or self._runtime is None:
+            return []
+        return [f"the worker of {task.get_name()} is dead" for task in self._runtime.tasks if task.done()]
 
     # -- in its thread
 
@@ -128,7 +134,7 @@ class Lookout:
             self._running.cancel()
 
     async def _healthz(self) -> Answer:
-        return verdict("alive", self._watchdog.hopeless)
+        return verdict("alive", [*self._dead, *self._watchdog.hopeless])
 
     async def _readyz(self) -> Answer:
         return verdict("ready", self.reasons)

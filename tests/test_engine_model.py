@@ -138,6 +138,7 @@ events = st.lists(st.tuples(st.sampled_from(KEYS), st.sampled_from(FAILURES)), m
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 @settings(max_examples=EXAMPLES)
 @example(plan=[("a", 2), ("a", 0)], split=0, concurrency=None)
+@example(plan=[("a", 3), ("a", 0), ("b", 2)], split=0, concurrency=None)
 @given(plan=events, split=st.integers(0, 14), concurrency=st.sampled_from([None, 1, 3]))
 def test_each_event_has_one_outcome_in_the_order_of_its_key(
     kind: Callable[[App, Work, list[int]], Callable[..., Any]],

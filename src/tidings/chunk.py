@@ -149,7 +149,11 @@ class ChunkLane(Lane):
         left = chunk.left
         again: list[Item] = []
         messages = {delivery.receipt: message for delivery, message in chunk.items}
+        back: list[Delivery] = []
         for delivery, error in chunk.failures:
+            if any(same_key(delivery, earlier) for earlier in back):
+                self.desk.dropped(1)  # withdrawn with the earlier one: it comes again behind that
+                continue
             pause = self.pause_after(error, tries.get(delivery.receipt, 0))
             if pause is not None:
                 tries[delivery.receipt] = tries.get(delivery.receipt, 0) + 1
@@ -160,6 +164,7 @@ class ChunkLane(Lane):
                 waiting = [item for item in left if same_key(item[0], delivery)]
                 self.desk.dropped(len(waiting))
                 left = [item for item in left if item not in waiting]
+                back.append(delivery)
             await self.failed(delivery, error)
         return again + left
 

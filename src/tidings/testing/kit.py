@@ -35,9 +35,10 @@ E = TypeVar("E", bound=Event)
 V = TypeVar("V")
 
 PATIENCE = 10.0
-HANGS = 0.05
-"""Real seconds without any progress after which what is being handled is taken to wait for the clock."""
+HANGS = 150
+"""Turns of the loop without any progress after which what is being handled is taken to wait for the clock."""
 TURN = 0.0005
+"""Real seconds that a turn lasts, or longer where the machine is busy: then so does what is being handled."""
 JUST_AFTER = 0.001
 
 
@@ -209,15 +210,15 @@ class Kit:
     async def _calm(self, *, may_hang: bool = False) -> bool:
         """Until there is nothing to do. With `may_hang`, until what is being handled makes no progress: then True."""
         loop = asyncio.get_running_loop()
-        began = since = loop.time()
+        began = loop.time()
         seen: object = None
+        turns = 0
         while (to_do := self._to_do()) or any(worker.meter.in_flight for worker in self._tasks.values()):
             if (pause := self._pause()) is not None:
                 self.clock.move(pause)
             progress = (to_do, [self._figures(worker) for worker in self._tasks.values()])
-            if progress != seen:
-                seen, since = progress, loop.time()
-            elif may_hang and loop.time() - since > HANGS and any(self._time_limits()):
+            seen, turns = progress, turns + 1 if progress == seen else 0
+            if may_hang and turns > HANGS and self._hangs():
                 return True
             if loop.time() - began > self._patience:
                 raise AssertionError(f"not settled after {self._patience:g} s: {self._stuck(to_do)}")
@@ -243,13 +244,18 @@ class Kit:
         meter = worker.meter
         return meter.handled, meter.retried, sum(meter.failed.values()), meter.in_flight
 
+    def _hangs(self) -> bool:
+        """Whether all that goes on are `async def` handlers that wait: what runs in a thread is waited for."""
+        busy = [worker for worker in self._tasks.values() if any(lane.current is not None for lane in worker.lanes)]
+        return bool(busy) and all(worker.bound.mode is Mode.LOOP for worker in busy)
+
     def _time_limits(self) -> Iterator[float]:
-        """When the time limits of what is being handled end; what runs in a thread cannot be ended."""
+        """When the time limits of what is being handled end."""
         for worker in self._tasks.values():
-            limit = worker.bound.options.timeout if worker.bound.mode is Mode.LOOP else None
+            limit = worker.bound.options.timeout
             for lane in worker.lanes:
-                if lane.current is not None:
-                    yield float("inf") if limit is None else lane.started + limit + JUST_AFTER
+                if lane.current is not None and limit is not None:
+                    yield lane.started + limit + JUST_AFTER
 
     def _next_stop(self, *, hangs: bool) -> float | None:
         """The next time at which something happens."""

@@ -19,7 +19,6 @@ LOW = 20
 TABLES = (
     "CREATE TABLE IF NOT EXISTS inventory_stock (sku TEXT PRIMARY KEY, left INTEGER NOT NULL)",
     "CREATE TABLE IF NOT EXISTS inventory_moves (id TEXT NOT NULL, taken INTEGER NOT NULL, at REAL NOT NULL)",
-    "CREATE INDEX IF NOT EXISTS inventory_moves_id ON inventory_moves(id)",
     "CREATE TABLE IF NOT EXISTS inventory_deliveries (sku TEXT NOT NULL, quantity INTEGER NOT NULL)",
 )
 MOVED = "INSERT INTO inventory_moves VALUES (?, ?, ?)"

@@ -11,10 +11,7 @@ from .history import PastCancellation, PastOrder
 
 app = App("orders")
 
-TABLES = (
-    "CREATE TABLE IF NOT EXISTS orders_closed (id TEXT NOT NULL, at REAL NOT NULL)",
-    "CREATE INDEX IF NOT EXISTS orders_closed_id ON orders_closed(id)",
-)
+TABLE = "CREATE TABLE IF NOT EXISTS orders_closed (id TEXT NOT NULL, at REAL NOT NULL)"
 
 
 class OrderPlaced(Event, name="order.placed", key="order_id"):
@@ -85,7 +82,6 @@ async def offer_card(refused: CardRefused) -> CardGiven:
 @app.on(ParcelSent)
 def close(parcels: list[ParcelSent], db: sqlite3.Connection) -> None:
     """The order is done."""
-    for table in TABLES:
-        db.execute(table)
+    db.execute(TABLE)
     now = time.time()
     db.executemany("INSERT INTO orders_closed VALUES (?, ?)", [(parcel.order_id, now) for parcel in parcels])

@@ -9,11 +9,8 @@ from tidings import App, Event
 
 app = App("sales")
 
-TABLES = (
-    """CREATE TABLE IF NOT EXISTS sales (id TEXT NOT NULL, month TEXT NOT NULL, cds INTEGER NOT NULL,
-        cents INTEGER NOT NULL, at REAL NOT NULL)""",
-    "CREATE INDEX IF NOT EXISTS sales_id ON sales(id)",
-)
+TABLE = """CREATE TABLE IF NOT EXISTS sales (id TEXT NOT NULL, month TEXT NOT NULL, cds INTEGER NOT NULL,
+    cents INTEGER NOT NULL, at REAL NOT NULL)"""
 
 
 class OrderPlaced(Event, name="order.placed"):
@@ -37,8 +34,7 @@ class OrderCancelled(Event, name="order.cancelled"):
 @app.on(OrderPlaced, OrderCancelled)
 def book(events: list[OrderPlaced | OrderCancelled], db: sqlite3.Connection) -> None:
     """Add what was sold; what was cancelled is a sale of less than nothing."""
-    for table in TABLES:
-        db.execute(table)
+    db.execute(TABLE)
     db.executemany("INSERT INTO sales VALUES (?, ?, ?, ?, ?)", [row(event) for event in events])
 
 

@@ -7,10 +7,7 @@ from tidings import App, Event
 
 app = App("shipping")
 
-TABLES = (
-    "CREATE TABLE IF NOT EXISTS shipping_parcels (id TEXT NOT NULL, at REAL NOT NULL)",
-    "CREATE INDEX IF NOT EXISTS shipping_parcels_id ON shipping_parcels(id)",
-)
+TABLE = "CREATE TABLE IF NOT EXISTS shipping_parcels (id TEXT NOT NULL, at REAL NOT NULL)"
 
 
 class PaymentTaken(Event, name="payment.taken"):
@@ -30,7 +27,6 @@ class ParcelSent(Event, name="parcel.sent", key="order_id"):
 @app.on(PaymentTaken)
 def send(paid: PaymentTaken, db: sqlite3.Connection) -> ParcelSent:
     """Pack it and hand it over."""
-    for table in TABLES:
-        db.execute(table)
+    db.execute(TABLE)
     db.execute("INSERT INTO shipping_parcels VALUES (?, ?)", (paid.order_id, time.time()))
     return ParcelSent(order_id=paid.order_id, customer=paid.customer)

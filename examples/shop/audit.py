@@ -74,7 +74,7 @@ class Audit:
         return {id: row.times for id, row in rows if row is not None}
 
     async def trace(self, order_id: str) -> dict[str, float]:
-        """When each service has done what it does for a recent order, in seconds since the epoch; as far as they have."""
+        """When each service has done what it does for a recent order, in seconds since the epoch; as far as it has."""
         tx = self._store.begin()
         rows = [(service, await tx.get(table, order_id)) for service, table in ROWS.items()]
         seen = {service: row.at for service, row in rows if row is not None}

@@ -26,7 +26,7 @@ from tidings.store import Scope, Tx
 
 log = logging.getLogger("tidings")
 
-CHUNK = 100
+CHUNK = 250
 LONG = 0.25
 """For how many seconds a thread goes on before what it has handled is settled."""
 HOLD = 0.025

@@ -1,15 +1,16 @@
 """What the embedded broker does by itself: retention, and saying so when it cannot go on."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from tidings.broker import Record, Start
-from tidings.brokers.sqlite import RETENTION_EVERY, SqliteBroker
+from tidings.brokers.sqlite import RETENTION_EVERY, SqliteBroker, append
 from tidings.clock import Clock
-from tidings.embedded.database import Database
+from tidings.embedded.database import Connection, Database
 from tidings.errors import StorageBroken
 from tidings.testing import TestClock
 
@@ -125,6 +126,22 @@ async def test_a_week_is_kept_where_nothing_is_said(site: Site) -> None:
     assert await site.left() == 10
     site.clock.move(site.clock.now() + 2 * DAY)
     assert await site.left() == 0
+
+
+async def test_what_comes_while_retention_looks_stays(site: Site) -> None:
+    await site.open(keep=DAY)
+    await site.broker.declare("t", [])
+    other = sqlite3.connect(site.database.path, isolation_level=None, factory=Connection)
+
+    def interfere(statement: str) -> None:
+        """Another process publishes between what retention reads and what it reads next."""
+        if "sqlite_sequence" in statement and not other.execute("SELECT count(*) FROM tidings_log").fetchone()[0]:
+            append(other, [(1, 0, "new", "t", None, site.clock.now(), "{}", b"")])
+
+    site.broker._reader.set_trace_callback(interfere)
+    assert await site.left() == 1
+    assert await site.left() == 1
+    other.close()
 
 
 async def test_positions_are_not_used_again_after_retention(site: Site) -> None:

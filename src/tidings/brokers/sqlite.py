@@ -87,6 +87,8 @@ NEW_TOPIC = "INSERT OR IGNORE INTO tidings_topic (name, keep_seconds) VALUES (?,
 KEEP = "UPDATE tidings_topic SET keep_seconds = ?, keep_count = ? WHERE name = ?"
 GROWN = "SELECT topic, max(pos) FROM tidings_log NOT INDEXED WHERE pos > ? GROUP BY topic"
 HEAD = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'tidings_log'), 0)"
+SINCE = f"""SELECT coalesce((SELECT pos - 1 FROM tidings_log INDEXED BY tidings_log_topic
+    WHERE topic = ? AND time >= ? ORDER BY pos LIMIT 1), ({HEAD}))"""
 
 LEASE = 30.0
 TICK = 0.5
@@ -540,8 +542,4 @@ def position(connection: Connection, topic: int, start: Start | float) -> int:
         return 0
     if start is Start.LATEST:
         return int(connection.execute(HEAD).fetchone()[0])
-    row = connection.execute(
-        "SELECT pos FROM tidings_log INDEXED BY tidings_log_topic WHERE topic = ? AND time >= ? ORDER BY pos LIMIT 1",
-        (topic, start),
-    ).fetchone()
-    return int(row[0]) - 1 if row else int(connection.execute(HEAD).fetchone()[0])
+    return int(connection.execute(SINCE, (topic, start)).fetchone()[0])

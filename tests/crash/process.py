@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -63,15 +64,20 @@ class Child:
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal, and remember it as the cause of what follows."""
-        if self._process is not None and self.running:
+        if self.running:
             self._signalled = number
-            self._process.send_signal(number)
+            self._send(number)
 
     def thaw(self) -> None:
         """Let a frozen process go on."""
-        if self._process is not None and self.running:
-            self._process.send_signal(signal.SIGCONT)
+        if self.running:
+            self._send(signal.SIGCONT)
             self._signalled = None if self._signalled is signal.SIGSTOP else self._signalled
+
+    def _send(self, number: signal.Signals) -> None:
+        """Not by Process.send_signal: that may reap the process, and then nobody learns what it died of."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
 
     def cause(self, code: int) -> str | None:
         """What it died of: the role for a kill at random, the named place, "" for an end in order; None for its own."""

@@ -151,9 +151,13 @@ class World:
                 await node.calm()
             self._bury()
 
+    def _present(self) -> set[int]:
+        """The members that the file knows."""
+        return {id for (id,) in self.eye.execute("SELECT id FROM tidings_member")}
+
     def _bury(self) -> None:
         """Whoever is gone from the file has lost what it was lent; it must have been silent for its lease."""
-        present = {id for (id,) in self.eye.execute("SELECT id FROM tidings_member")}
+        present = self._present()
         for member in self.members:
             if member.id not in present and member.out:
                 silent = self.time - member.node.silent_since
@@ -211,11 +215,15 @@ class World:
             self._give_back(member)
             member.void = False
         member.id = member.subscription.member
-        if not isinstance(result, Fenced):
+        if isinstance(result, Fenced):
+            return
+        if member.id in self._present():
             order = self.log()
             self._beside(member, [self.items[delivery.record.id] for delivery in result])
             for delivery in result:
                 self._lent(member, delivery, order)
+        else:  # another process has sent the group elsewhere, and it has not heard of it: settling these is refused
+            member.past += result
 
     def _beside(self, member: Member, lent: Sequence[Item]) -> None:
         """Nothing is out beside a suspect but others that have seen one death; what has seen two is alone."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
-from operator import itemgetter
+from operator import attrgetter
 from typing import Any, NamedTuple, Protocol
 
 from tidings.broker import Delivery
@@ -42,7 +42,7 @@ OWNS = "SELECT count(*) FROM tidings_part WHERE grp = ? AND owner = ?{parts}"
 STILL_HELD = "SELECT 1 FROM tidings_ack WHERE feed = ? AND key = ? LIMIT 1"
 
 
-POSITION = itemgetter(0)
+RECEIPT = attrgetter("receipt")
 TOGETHER = 64
 """Suspects of one death are lent so many at a time; what was out at a second one, one at a time."""
 
@@ -73,8 +73,8 @@ class Host(Protocol):
         """Raises Closed where the broker is not open, or its housekeeping has died."""
         ...
 
-    def deliveries(self, topic: str, rows: Sequence[Any], attempts: Sequence[int] | None = None) -> list[Delivery]:
-        """Rows of the log as what is lent."""
+    def deliveries(self, topic: str, rows: Sequence[Any], attempts: Sequence[int] | None = None) -> list[Loan]:
+        """Rows of the log, as FETCH selects them, as what is lent."""
         ...
 
     def forget(self, reader: Any) -> None:
@@ -90,8 +90,10 @@ class Mine(NamedTuple):
     member: int = 0
 
 
-Row = tuple[int, int, str, str, str | None, float, str, bytes]
-"""What FETCH selects: position, part, id, type, key, time, headers, body."""
+class Loan(Delivery, frozen=True, gc=False):
+    """A delivery, its receipt the position in the log, with the part that its key belongs to."""
+
+    part: int
 
 
 class Feed:
@@ -106,8 +108,8 @@ class Feed:
         self.read_to: dict[
             int, int
         ] = {}  # parts that were read beyond the cursor before the cursor went back for others
-        self.lent: dict[int, Row] = {}
-        self.out: dict[int, Row] = {}  # the same for retried ones, which are rows of tidings_ack
+        self.lent: dict[int, Loan] = {}
+        self.out: dict[int, Loan] = {}  # the same for retried ones, which are rows of tidings_ack
         self.early: set[int] = set()  # above the cursor, settled by an earlier owner or with a row of their own
         self.held: set[str] = set()  # keys that have rows in tidings_ack
         self.due: float | None = None  # when the next retried one may come; None for none

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -31,7 +31,7 @@ from tidings.embedded.feed import (
     LEND,
     OWNS,
     PARK,
-    POSITION,
+    RECEIPT,
     RELEASE_NEXT,
     SCAN,
     STATES,
@@ -39,8 +39,8 @@ from tidings.embedded.feed import (
     TOGETHER,
     Feed,
     Host,
+    Loan,
     Mine,
-    Row,
     Settling,
     settle,
     suspects,
@@ -135,11 +135,12 @@ class Group:
             last = rows[-1][0]
             if feed.read_to or feed.early or feed.held:
                 rows = await self._sift(feed, rows)
-            feed.lent.update(zip(map(POSITION, rows), rows, strict=True))
+            loans = self._broker.deliveries(feed.name, rows)
+            feed.lent.update(zip(map(RECEIPT, loans), loans, strict=True))
             feed.cursor = last
             self._broker.lent.write(feed.id, [part for part in self._mine.parts if part not in feed.read_to], last)
-            if rows:
-                return self._broker.deliveries(feed.name, rows)
+            if loans:
+                return loans
 
     def _next_rows(self, feed: Feed, limit: int) -> list[Any]:
         """Read on: in the order of the file where the topic is much of it, which is faster, else by the index."""
@@ -201,9 +202,10 @@ class Group:
         return []
 
     async def _lend_again(self, feed: Feed, rows: Sequence[Any]) -> Sequence[Delivery]:
-        again = {row[0]: (row[0], *row[2:]) for row in rows}
+        loans = self._broker.deliveries(feed.name, [(row[0], *row[2:]) for row in rows], [row[1] for row in rows])
+        again = {loan.receipt: loan for loan in loans}
         feed.out |= again
-        self._unseen = self._broker.deliveries(feed.name, list(again.values()), [row[1] for row in rows])
+        self._unseen = loans
         marked: set[int] = set()
         try:
             marked = await self._run(partial(self._mark_lent, feed=feed, rows=rows, mine=self._mine))
@@ -211,7 +213,7 @@ class Group:
             marked = set(again)
             raise
         finally:  # one that was put behind another of its key meanwhile is not lent
-            feed.out = {pos: row for pos, row in feed.out.items() if pos in marked or again.get(pos) is not row}
+            feed.out = {pos: loan for pos, loan in feed.out.items() if pos in marked or again.get(pos) is not loan}
             self._unseen = [delivery for delivery in self._unseen if delivery.receipt in marked]
         failpoint.hit("lent_again")
         self._look(feed)
@@ -270,8 +272,8 @@ class Group:
                 above = []
                 if (last := max(acked | retried)) > mark:
                     feed.done_to = max(feed.done_to, last)
-                    above = [(feed.id, pos, lent[pos][1], DONE, 1, 0.0, None) for pos in acked if pos > mark]
-                plan.append(Settling(feed, acked, {pos: feed.out[pos][4] for pos in retried}, mark, above))
+                    above = [(feed.id, pos, lent[pos].part, DONE, 1, 0.0, None) for pos in acked if pos > mark]
+                plan.append(Settling(feed, acked, {pos: feed.out[pos].record.key for pos in retried}, mark, above))
         return plan, known == len(receipts)
 
     def _settled(self, plan: Sequence[Settling]) -> None:
@@ -279,7 +281,7 @@ class Group:
         for settling in plan:
             feed = settling.feed
             if len(settling.acked) >= len(feed.lent):
-                feed.lent = {pos: row for pos, row in feed.lent.items() if pos not in settling.acked}
+                feed.lent = {pos: loan for pos, loan in feed.lent.items() if pos not in settling.acked}
             else:
                 for pos in settling.acked:
                     feed.lent.pop(pos, None)
@@ -303,30 +305,30 @@ class Group:
         topics = {feed.name: feed for feed in self.feeds.values()}
         again: list[Again] = []
         withdrawn: list[Withdrawn] = []
-        ended: list[tuple[Feed, Row]] = []  # with the commit; what is lent anew after it is another loan
+        ended: list[tuple[Feed, Loan]] = []  # with the commit; what is lent anew after it is another loan
         for delivery in deliveries:
             feed, pos, key = topics[delivery.record.topic], delivery.receipt, delivery.record.key
             lent = feed.lent.get(pos) or feed.out.get(pos)
             if lent is None:
                 continue
-            again.append((feed, delivery, lent[1]))
+            again.append((feed, delivery, lent.part))
             ended.append((feed, lent))
             if key is not None:
                 feed.held.add(key)
-                later = [row for row in feed.lent.values() if row[4] == key and row[0] > pos]
-                withdrawn += [(feed, row[0], row[1], key) for row in later]
-                later += [row for row in feed.out.values() if row[4] == key and row[0] > pos]
-                ended += [(feed, row) for row in later]
-                receipts = {row[0] for row in later}
+                later = _behind(feed.lent, key, pos)
+                withdrawn += [(feed, loan.receipt, loan.part, key) for loan in later]
+                later += _behind(feed.out, key, pos)
+                ended += [(feed, loan) for loan in later]
+                receipts = {loan.receipt for loan in later}
                 self._unseen = [unseen for unseen in self._unseen if unseen.receipt not in receipts]
         if not again:
             return
         await self._run(partial(self._hold, again=again, withdrawn=withdrawn, due=due, mine=self._mine))
         failpoint.hit("held_back")
-        for feed, row in ended:
+        for feed, loan in ended:
             for loans in (feed.lent, feed.out):
-                if loans.get(row[0]) is row:
-                    del loans[row[0]]
+                if loans.get(loan.receipt) is loan:
+                    del loans[loan.receipt]
         for feed in self.feeds.values():
             self._look(feed)
         self.wake.set()
@@ -456,3 +458,8 @@ class Group:
         self._broker.forget(self)
         with contextlib.suppress(StorageError, Closed):  # a lease that could not be given back runs out
             await self._leave(lambda: self.member)
+
+
+def _behind(loans: Mapping[int, Loan], key: str, pos: int) -> list[Loan]:
+    """Those of the key that come after a position."""
+    return [loan for loan in loans.values() if loan.record.key == key and loan.receipt > pos]

@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import fcntl
+import gc
 import os
+import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from tidings.brokers.sqlite import SqliteBroker
 from tidings.clock import Clock
 from tidings.embedded.database import Connection, Database
 from tidings.embedded.writer import Writer
+from tidings.stores.sqlite import SqliteStore
 
 MEGABYTE = 1 << 20
 
@@ -175,3 +178,23 @@ async def test_closing_waits_for_what_is_being_published(tmp_path: Path) -> None
     await again.open()
     assert len(await ids(again)) == 50
     await again.close()
+
+
+async def test_what_was_committed_is_freed_without_the_garbage_collector(broker: SqliteBroker) -> None:
+    store = SqliteStore(broker.database, lambda: broker.writer)
+    await store.open()
+    member = await broker.subscribe(["t"], "g")
+    await broker.publish([record("r1")])
+    lent = await member.fetch(1, 5.0)
+    gc.disable()
+    try:
+        unit = store.unit()
+        await member.ack(lent, tx=unit)
+        await unit.commit()
+        freed = weakref.ref(unit)
+        del unit
+        await broker.publish([record("r2")])  # the writer's thread keeps its last work until there is more
+        assert freed() is None
+    finally:
+        gc.enable()
+        await store.close()

@@ -236,12 +236,13 @@ class Group:
         """See Subscription.ack. With `tx`, only a sequence that is empty now is read when that commits."""
         mine, cursors = self._mine, {feed.id: feed.cursor for feed in self.feeds.values()}
         plan, known = self._plan(deliveries, cursors)
+        alone = tx is None  # the step must not hold the unit that holds it: such a cycle waits for the collector
 
         def step(connection: Connection) -> None:
             nonlocal plan, known
             if not plan and deliveries:
                 plan, known = self._plan(deliveries, cursors)
-            if tx is not None and not known:
+            if not (known or alone):
                 self._void = self.stale = True
                 raise Fenced(
                     f"{self.name} no longer holds some of the records that it settles; nothing of this is kept"

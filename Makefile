@@ -8,7 +8,7 @@ BIN   := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check crash bench clean
+.PHONY: help setup demo test check crash reliability bench clean
 
 help:  ## say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ check: $(READY)  ## lint, format, types
 
 crash: $(READY)  ## kill -9 in the middle of the work, RUNS=1 times, and count what was lost or doubled
 	$(BIN)/python -m tests.crash --runs $(RUNS) $(ARGS)
+
+reliability: $(READY)  ## the fault matrix; writes docs/reliability.md
+	$(BIN)/python -m tests.matrix --write docs/reliability.md $(ARGS)
 
 bench: $(READY)  ## the embedded broker beside hand-written raw loops
 	$(BIN)/tidings bench embedded $(ARGS)

@@ -1,0 +1,71 @@
+"""Run the rows and write what they report: `python -m tests.matrix [--row NUMBER] [--write FILE]`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+
+from bench import machine
+from bench.report import replace_section
+from tests.matrix import Figures, Row, rows
+
+METHOD = """\
+Each row is a module in `tests/matrix/` that makes the fault happen to real processes, files and locks, and fails
+where something does not hold. Written by `make reliability`: run it, and the section is replaced by what your
+machine says."""
+
+
+def shown(figures: Figures) -> str:
+    """The figures in a cell."""
+    return "; ".join(f"{name}: {value:.3g}" if isinstance(value, float) else f"{name}: {value}"
+                     for name, value in figures.items())  # fmt: skip
+
+
+def measure(row: Row) -> Figures:
+    """Run a row in a folder of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        return asyncio.run(row.run(Path(folder)))
+
+
+def table(results: list[tuple[Row, Figures, float]]) -> str:
+    """The section of the document."""
+    lines = [
+        "## The embedded broker under faults",
+        "",
+        f"{machine.described()}.",
+        "",
+        "| # | fault | what holds | measured | took, s |",
+        "| --- | --- | --- | --- | ---: |",
+        *(f"| {row.number} | {row.fault} | {row.expected} | {shown(figures)} | {seconds:.1f} |"
+          for row, figures, seconds in results),
+        "",
+        METHOD,
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+@click.command()
+@click.option("--row", "wanted", multiple=True, help="Only this number; may be given several times.")
+@click.option("--write", type=click.Path(dir_okay=False, path_type=Path), help="Put the table into this document.")
+def main(wanted: tuple[str, ...], write: Path | None) -> None:
+    """Run the rows, say what they report."""
+    chosen = [row for row in rows() if not wanted or row.number in wanted]
+    if not chosen:
+        raise click.UsageError(f"there is no row {', '.join(wanted)}; there are {', '.join(r.number for r in rows())}")
+    results: list[tuple[Row, Figures, float]] = []
+    for row in chosen:
+        began = time.monotonic()
+        figures = measure(row)
+        results.append((row, figures, time.monotonic() - began))
+        click.echo(f"{row.number} {row.fault}: {shown(figures)}", file=sys.stderr)
+    if write is not None:
+        replace_section(write, "matrix", table(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -104,6 +104,13 @@ class App:
         self._middleware.append(layer)
         return layer
 
+    def copy(self) -> App:
+        """The same declarations, not open: as another process has them that imports the same code."""
+        again = App(self.name, clock=self.clock, **self.settings)
+        again.handlers, again.trace = self.handlers.copy(), self.trace
+        again._middleware, again._providers = self._middleware.copy(), self._providers.copy()
+        return again
+
     # -- running
 
     async def __aenter__(self) -> Self:

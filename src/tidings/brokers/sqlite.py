@@ -69,6 +69,7 @@ MOVE_DUE = """INSERT OR IGNORE INTO tidings_log (topic, part, id, type, key, tim
 DROP_DUE = """DELETE FROM tidings_delay WHERE seq IN (
     SELECT seq FROM tidings_delay WHERE due <= ? ORDER BY due, seq LIMIT 500)"""
 NEXT_DUE = "SELECT min(due) FROM tidings_delay"
+TOPIC = "SELECT id, keep_seconds, keep_count FROM tidings_topic WHERE name = ?"
 GROUPS_OF = """SELECT g.name FROM tidings_feed f JOIN tidings_group g ON g.id = f.grp
     JOIN tidings_topic t ON t.id = f.topic WHERE t.name = ?"""
 FEED_OF = """SELECT f.id, f.topic, f.grp FROM tidings_feed f JOIN tidings_topic t ON t.id = f.topic
@@ -148,12 +149,20 @@ class SqliteBroker:
             self.database.close()
             raise named(error, self.database.path) from error
         self.lent = Lent(self.database.side(".lent"))
-        self._wakeup = Wakeup(self.database.side(".notify"), self._heard)
-        self.writer = Writer(self.database, append, self._wakeup.signal)
+        self._wakeup = self.new_wakeup(self._heard)
+        self.writer = self.new_writer(self._wakeup.signal)
         self._seen = self.read(HEAD)[0][0]
         self._open = True
         self._housekeeper = asyncio.create_task(self._housekeeping(), name="tidings-housekeeping")
         self._housekeeper.add_done_callback(self._ended)
+
+    def new_wakeup(self, heard: Callable[[], None]) -> Wakeup:
+        """How this process hears of commits; a simulation has its own."""
+        return Wakeup(self.database.side(".notify"), heard)
+
+    def new_writer(self, committed: Callable[[], None]) -> Writer:
+        """What commits for this process; a simulation has its own."""
+        return Writer(self.database, append, committed)
 
     async def close(self) -> None:
         """See Broker.close."""
@@ -203,7 +212,10 @@ class SqliteBroker:
         """See Broker.declare."""
         self.check()
         known = {name for (name,) in self.read(GROUPS_OF, (topic,))}
-        if topic not in self.topics or not known.issuperset(groups):
+        found = self.read(TOPIC, (topic,))
+        if found and known.issuperset(groups) and self._keep in ((None, None), found[0][1:]):
+            self.topics[topic] = found[0][0]
+        else:
             self.topics[topic] = await self.run(lambda connection: self._declare(connection, topic, groups, start))
 
     def _declare(self, connection: Connection, topic: str, groups: Sequence[str], start: Start | float) -> int:

@@ -86,7 +86,12 @@ class Writer:
         self._wal = database.side("-wal")
         self._wal_most = CHECKPOINT_BYTES
         self.wal_size = 0
+        self._connection: Connection | None = None
         self._lock = os.open(database.side(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self.begin()
+
+    def begin(self) -> None:
+        """Start the thread."""
         self._thread = threading.Thread(target=self._run, name="tidings-writer", daemon=True)
         self._thread.start()
 
@@ -111,9 +116,13 @@ class Writer:
 
     def _flush(self) -> None:
         if self._pending:
-            self._sent.append((self._loop.time(), self._pending))
-            self._queue.put(self._pending)
-            self._pending = []
+            jobs, self._pending = self._pending, []
+            self._sent.append((self._loop.time(), jobs))
+            self.hand_over(jobs)
+
+    def hand_over(self, jobs: list[Job]) -> None:
+        """Give these to the thread."""
+        self._queue.put(jobs)
 
     def expire(self, seconds: float) -> None:
         """Fail the inserts that another process has kept waiting for longer; they may still be written later.
@@ -155,24 +164,30 @@ class Writer:
     # -- called in the thread
 
     def _run(self) -> None:
-        connection: Connection | None = None
         last = False
         while not last:
             jobs, last = self._take()
-            if not jobs:
-                continue
-            try:
-                connection = connection or self._connect()
-                self._transaction(connection, jobs)
-            except sqlite3.Error as error:
-                self._fail(jobs, named(error, self._database.path))
-            except BaseException as error:  # noqa: BLE001 - a thread that died would leave every publisher waiting
-                self._fail(jobs, error)
-            self._tell(jobs)
-            if connection is not None:
-                self._checkpoint(connection)
-        if connection is not None:
-            self._farewell(connection)
+            if jobs:
+                self.work(jobs)
+                self._tell(jobs)
+                self.tidy()
+        if self._connection is not None:
+            self._farewell(self._connection)
+
+    def work(self, jobs: Sequence[Job]) -> None:
+        """Commit these jobs together; each has its result or its error then."""
+        try:
+            self._connection = self._connection or self._connect()
+            self._transaction(self._connection, jobs)
+        except sqlite3.Error as error:
+            self._fail(jobs, named(error, self._database.path))
+        except BaseException as error:  # noqa: BLE001 - a thread that died would leave every publisher waiting
+            self._fail(jobs, error)
+
+    def tidy(self) -> None:
+        """Keep the WAL small."""
+        if self._connection is not None:
+            self._checkpoint(self._connection)
 
     def _connect(self) -> Connection:
         connection = self._database.connect()

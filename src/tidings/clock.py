@@ -43,13 +43,15 @@ class Clock:
     def id(self) -> str:
         """A new UUIDv7 (RFC 9562) as text: sorts by time, so that an index on it stays cheap.
 
-        Ids of one millisecond share their random part and differ by a 12-bit counter (method 1 of section 6.2).
+        Ids of one millisecond share their random part and differ by a 12-bit counter (method 1 of section 6.2), and
+        get another random part where that begins anew. They follow `now`: where that is set back, so are they.
         """
         milliseconds = int(self.now() * 1000)
+        number = next(self._sequence) & 0xFFF
         stamp = self._stamp
-        if stamp[0] != milliseconds:
+        if stamp[0] != milliseconds or not number:  # a clock that stands still, or is coarse, must not repeat one
             stamp = self._stamp = _stamp(milliseconds)
-        return f"{stamp[1]}{next(self._sequence) & 0xFFF:03x}{stamp[2]}"
+        return f"{stamp[1]}{number:03x}{stamp[2]}"
 
 
 def _stamp(milliseconds: int) -> tuple[int, str, str]:

@@ -22,7 +22,7 @@ import msgspec
 from tidings import failpoint
 from tidings.broker import Delivery, Feature, Lag, Record, Start
 from tidings.clock import Clock
-from tidings.embedded import backlog, membership
+from tidings.embedded import backlog, membership, steady
 from tidings.embedded.database import Connection, Database, named
 from tidings.embedded.feed import FETCH, Feed, Loan
 from tidings.embedded.group import Group
@@ -143,7 +143,8 @@ class SqliteBroker:
         self.database.open()
         try:
             self._reader = self.database.connect()
-            self._reader.executescript(SCHEMA + membership.SCHEMA)
+            self._reader.executescript(SCHEMA + membership.SCHEMA + steady.SCHEMA)
+            self.steady = steady.time_of(self._reader, self.clock, membership.boot())
             self._reader.execute(READ_ONCE)
         except sqlite3.Error as error:
             self.database.close()

@@ -60,6 +60,7 @@ class Host(Protocol):
     lease: float
     lent: Lent
     process: Process
+    steady: Callable[[], float]
 
     def read(self, sql: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
         """One short SELECT."""

@@ -106,7 +106,7 @@ class Group:
 
     def _until_due(self) -> float:
         due = min((feed.due for feed in self.feeds.values() if feed.due is not None), default=None)
-        return 3600.0 if due is None else max(due - self._broker.clock.now(), 0.001)
+        return 3600.0 if due is None else max(due - self._broker.steady(), 0.001)
 
     async def _lend(self, limit: int) -> Sequence[Delivery]:
         if self._unseen:
@@ -184,7 +184,7 @@ class Group:
 
     async def _lend_exceptions(self, feeds: Sequence[Feed], limit: int) -> Sequence[Delivery]:
         """Those that are due; suspects with nothing else out."""
-        now = self._broker.clock.now()
+        now = self._broker.steady()
         lone = any(feed.suspects for feed in feeds)
         if lone and any(feed.lent or feed.out for feed in feeds):
             return []
@@ -302,7 +302,7 @@ class Group:
 
     async def nack(self, deliveries: Sequence[Delivery], delay: float = 0.0) -> None:
         """See Subscription.nack."""
-        due = self._broker.clock.now() + delay if delay > 0 else 0.0
+        due = self._broker.steady() + delay if delay > 0 else 0.0
         topics = {feed.name: feed for feed in self.feeds.values()}
         again: list[Again] = []
         withdrawn: list[Withdrawn] = []

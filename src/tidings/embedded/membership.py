@@ -124,6 +124,11 @@ class Process:
         return _started(int(pid)) != started
 
 
+def boot() -> str:
+    """What tells this run of the machine from its others; empty where that is not known."""
+    return _machine().partition(".")[0]
+
+
 def _machine() -> str:
     if not sys.platform.startswith("linux"):
         return ""

@@ -16,6 +16,8 @@ LAYERS = [
         "middleware",
         "meter",
         "dead",
+        "desk",
+        "inquest",
         "lane",
         "chunk",
         "threaded",
@@ -30,7 +32,7 @@ LAYERS = [
     {"app", "connect", "config", "runtime"},  # application
     {"tidings"},  # the public names
 ]
-EDGES = {"cli", "observe", "security", "gateway", "console", "testing", "__main__"}
+EDGES = {"chaos", "cli", "observe", "security", "gateway", "console", "testing", "flood", "__main__"}
 UPTO = list(accumulate(LAYERS, set.union))
 MAY_IMPORT = (
     {name: seen for layer, seen in zip(LAYERS, UPTO, strict=True) for name in layer}

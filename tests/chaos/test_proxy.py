@@ -8,7 +8,7 @@ import resource
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -75,7 +75,7 @@ async def target() -> AsyncIterator[Target]:
 
 
 @contextlib.asynccontextmanager
-async def lines(target: Target, clock: Clock | None = None) -> AsyncIterator[tuple[Proxy, Callable[[], Any]]]:
+async def lines(target: Target, clock: Clock | None = None) -> AsyncGenerator[tuple[Proxy, Callable[[], Any]]]:
     """A proxy, and a function that opens a connection through it."""
     with contextlib.ExitStack() as stack:
         async with Proxy(target.address, clock=clock) as proxy:
@@ -88,7 +88,7 @@ async def lines(target: Target, clock: Clock | None = None) -> AsyncIterator[tup
 
 
 @contextlib.asynccontextmanager
-async def line(target: Target, clock: Clock | None = None) -> AsyncIterator[Line]:
+async def line(target: Target, clock: Clock | None = None) -> AsyncGenerator[Line]:
     async with lines(target, clock) as (_, open_line):
         yield await open_line()
 
@@ -165,6 +165,20 @@ async def echoed(through: Line, data: bytes) -> bytes:
     return back.result()
 
 
+async def stuffed(through: Line, way: Way) -> int:
+    """Send until the proxy reads no more and the kernel takes no more; how many bytes that were."""
+    sender, _ = through.ends(way)
+    before, sent, refused = through.proxy.held, 0, 0
+    while refused < 10 or through.proxy.held < before + WINDOW:
+        try:
+            sent, refused = sent + sender.send(LARGE[:CHUNK]), 0
+        except BlockingIOError:
+            refused += 1
+            await asyncio.sleep(0.001)
+        assert sent < 200_000_000
+    return sent
+
+
 # -- without faults
 
 
@@ -207,15 +221,8 @@ async def test_a_target_that_is_not_there_resets_who_connects(target: Target) ->
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_slow_receiver_makes_the_sender_wait(target: Target, way: Way) -> None:
     async with line(target) as through:
-        sender, receiver = through.ends(way)
-        sent = stuck = 0
-        while stuck < 10 or through.proxy.held < WINDOW:  # the kernel takes no more, and the proxy reads no more
-            try:
-                sent, stuck = sent + sender.send(LARGE[:CHUNK]), 0
-            except BlockingIOError:
-                stuck += 1
-                await asyncio.sleep(0.001)
-            assert sent < 200_000_000
+        _, receiver = through.ends(way)
+        sent = await stuffed(through, way)
         assert WINDOW <= through.proxy.held <= WINDOW + CHUNK
         for at in range(0, sent, CHUNK):
             await receive(receiver, min(CHUNK, sent - at))
@@ -442,18 +449,11 @@ async def test_an_idle_connection_ends_at_once(target: Target, fault: Fault) -> 
 
 async def test_a_connection_that_is_stuck_ends_at_once(target: Target) -> None:
     async with line(target) as through:
-        sending = asyncio.create_task(_sent_or_reset(through.client))
-        stuck = asyncio.create_task(_sent_or_reset(through.server))
-        while through.proxy.held < 2 * WINDOW:
-            if sending.done():
-                sending = asyncio.create_task(_sent_or_reset(through.client))
-            if stuck.done():
-                stuck = asyncio.create_task(_sent_or_reset(through.server))
-            await asyncio.sleep(0.001)
+        await stuffed(through, "up")
+        await stuffed(through, "down")
         through.proxy.set(Reset())
         await until(lambda: through.proxy.open == 0)
         assert (await rest(through.client))[1] == (await rest(through.server))[1] == "reset"
-        await asyncio.wait([sending, stuck])
 
 
 async def test_new_connections_are_reset_too(target: Target) -> None:

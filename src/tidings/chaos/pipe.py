@@ -58,17 +58,20 @@ class Pipe:
         self._source, self._sink = source, sink
         self._clock, self._fired = clock, fired
         self._rules = CALM
+        self._calm = True
         self._chunks: deque[Chunk] = deque()
-        self._ended = False
         self._passed = 0
         self._free = 0.0
+        self._listens = False
+        self._over = asyncio.Event()
+        """There is nothing more to read."""
+        self._ending: Cut | None = None
         self._stirred = asyncio.Event()
-        self._room = asyncio.Event()
-        self._room.set()
 
     def obey(self, rules: Rules) -> None:
         """These hold from now on, also for what is held already. What is to end after some bytes counts from here."""
         self._rules = rules
+        self._calm = rules == CALM
         self._passed = 0
         self._free = 0.0
         self._stirred.set()
@@ -81,47 +84,72 @@ class Pipe:
         if fault is not None:
             self._fired[fault.kind] += 1
 
-    # -- in
+    # -- in: as a callback, since waiting for each chunk in a task takes three times as long
 
     async def read(self) -> None:
         """Until the sender has closed."""
-        loop = asyncio.get_running_loop()
-        while not self._ended:
-            await self._room.wait()
-            try:
-                data = await loop.sock_recv(self._source, CHUNK)
-            except OSError:  # the sender has reset it
-                if not self._silent:
-                    raise Cut(reset=True) from None
-                data = b""
-            self._ended = not data
-            self._take(memoryview(data))
-            self._stirred.set()
+        self._hold(0)
+        try:
+            await self._over.wait()
+        finally:
+            self._pause()
+        if self._ending is not None:
+            raise self._ending
+
+    def _hold(self, more: int) -> None:
+        """So many bytes more are held: who holds too many listens no more."""
+        self.held += more
+        if self.held >= WINDOW:
+            self._pause()
+        elif not self._listens and not self._over.is_set():
+            self._listens = True
+            asyncio.get_running_loop().add_reader(self._source, self._readable)
+
+    def _pause(self) -> None:
+        if self._listens:
+            self._listens = False
+            asyncio.get_running_loop().remove_reader(self._source)
+
+    def _readable(self) -> None:
+        try:
+            self._take(memoryview(self._source.recv(CHUNK)))
+        except BlockingIOError:
+            return
+        except Cut as cut:
+            self._end(cut)
+        except OSError:  # the sender has reset it
+            if self._silent:
+                self._take(memoryview(b""))
+            else:
+                self._end(Cut(reset=True))
+
+    def _end(self, cut: Cut) -> None:
+        self._ending = cut
+        self._over.set()
+        self._pause()
 
     def _take(self, data: memoryview) -> None:
+        if not data:
+            self._over.set()
+            self._pause()
+            self._stirred.set()
         if self._silent:
             self.lost = True
             self._fire(self._rules.silence)
             return
-        if data and not self._chunks and self._rules is CALM:
+        if data and not self._chunks and self._calm:
             data = data[self._send(data) :]  # at once: a proxy that does nothing costs next to nothing
             if not data:
                 return
         self._chunks.append(Chunk(data, self._clock.monotonic(), self._clock.random()))
         self._hold(len(data))
-
-    def _hold(self, more: int) -> None:
-        self.held += more
-        if self.held < WINDOW:
-            self._room.set()
-        else:
-            self._room.clear()
+        self._stirred.set()
 
     # -- out
 
     async def write(self) -> None:
         """Until it is passed on that the sender has closed, or that has vanished."""
-        while self._chunks or not (self._ended and self.lost):
+        while self._chunks or not (self._over.is_set() and self.lost):
             self._stirred.clear()
             end = self._rules.end
             if end is not None and self._passed >= end[0]:

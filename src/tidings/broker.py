@@ -136,7 +136,8 @@ class Broker(Protocol):
         """On return all are as durable as the broker gets. Order within a key is kept.
 
         With `tx` they appear when that commits, and the sequence is read then. Raises PublishFailed, whose `unsent`
-        names those that may not be kept, or a StorageError when none is.
+        names those that may not be kept, or a StorageError when none is; InvalidEvent for a body over the broker's
+        limit and for attributes that are no text (lone surrogates), of which none is kept either.
         """
         ...
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
 from tidings.broker import Broker
@@ -59,5 +59,6 @@ def _embedded(config: Config, clock: Clock, path: str, options: dict[str, str]) 
             f"broker {config.broker!r}: unknown option {next(iter(options))!r}; there are: lease, durable"
         )
     database = Database(path, durable=durable)
-    broker = SqliteBroker(database, clock, lease=lease, keep=config.keep, keep_count=config.keep_count)
+    limits: dict[str, Any] = {"keep": config.keep, "keep_count": config.keep_count, "limit": config.body_limit}
+    broker = SqliteBroker(database, clock, lease=lease, **limits)
     return Connection(broker, SqliteStore(database, lambda: broker.writer))

@@ -19,6 +19,7 @@ from tidings.testing import contract
 from tidings.testing.contract import Check, Server
 
 CHECKS = contract.checks(SqliteBroker.features)
+LIMIT = 1 << 20
 PLACES = ["file", "memory", "polling", "without-flock"]
 
 
@@ -55,7 +56,7 @@ class Place:
 
     @contextlib.asynccontextmanager
     async def connect(self) -> AsyncGenerator[Broker]:
-        broker = self.kind(self.database, self.clock, lease=self.lease, keep=float("inf"))
+        broker = self.kind(self.database, self.clock, lease=self.lease, keep=float("inf"), limit=LIMIT)
         await broker.open()
         try:
             yield broker
@@ -80,7 +81,7 @@ class Place:
     def server(self) -> Server:
         return Server(
             connect=self.connect, clock=self.clock, lease=self.lease, silence=self.silence, store=self.store,
-            delay=5.0, too_large=1_000_000_001,
+            delay=5.0, largest=LIMIT, too_large=LIMIT + 1,
         )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
+import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -29,7 +30,16 @@ from tidings.embedded.group import Group
 from tidings.embedded.membership import PARTS, Lent, Process
 from tidings.embedded.wakeup import POLL_WITHOUT_INOTIFY, Wakeup
 from tidings.embedded.writer import Writer
-from tidings.errors import BrokerError, Closed, PublishFailed, StorageBroken, StorageError, StorageFull
+from tidings.errors import (
+    BodyTooLarge,
+    BrokerError,
+    Closed,
+    InvalidEvent,
+    PublishFailed,
+    StorageBroken,
+    StorageError,
+    StorageFull,
+)
 from tidings.store import Unit
 
 log = logging.getLogger("tidings")
@@ -104,7 +114,8 @@ class SqliteBroker:
     """The broker in a file. `lease` in seconds: how long a member that is silent keeps its parts.
 
     `keep` in seconds and `keep_count` say how much of what every group has settled a topic keeps: a week where neither
-    is ever said. They are kept with the topics that this broker declares.
+    is ever said. They are kept with the topics that this broker declares. `limit` in bytes: a larger body is refused,
+    unless a transaction publishes it: that must be able to bury what is there.
     """
 
     features = Feature.DURABLE | Feature.ORDERED | Feature.REPLAY | Feature.DELAY | Feature.ATOMIC
@@ -117,11 +128,13 @@ class SqliteBroker:
         lease: float = LEASE,
         keep: float | None = None,
         keep_count: int | None = None,
+        limit: int | None = None,
     ) -> None:
         self.database = database
         self.clock = clock
         self.lease = lease
         self._keep = (keep, keep_count)
+        self._limit = limit or sys.maxsize
         self.process = Process(clock.id())
         self.topics: dict[str, int] = {}
         self._headers: tuple[Mapping[str, str], str] = ({}, "{}")
@@ -249,6 +262,11 @@ class SqliteBroker:
         if not records:
             return
         for record in records:
+            if len(record.value) > self._limit:
+                raise BodyTooLarge(
+                    f"A body of {len(record.value)} bytes for topic {record.topic} is over the limit of {self._limit}; "
+                    "keep the payload elsewhere and publish a reference, or raise `body_limit`."
+                )
             if record.topic not in self.topics:
                 await self.declare(record.topic, ())
         failpoint.hit("publishing")
@@ -262,6 +280,8 @@ class SqliteBroker:
             raise
         except StorageError as error:
             raise PublishFailed(str(error), [record.id for record in records]) from error
+        except UnicodeError as error:
+            raise InvalidEvent(f"An attribute of a record is no text: {error}. Nothing was published.") from error
         failpoint.hit("published")
 
     def _publish_in(self, connection: Connection, records: Sequence[Record], made: dict[str, int]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from tidings.broker import Broker, Feature, Record, Start
-from tidings.errors import BrokerError
+from tidings.errors import BodyTooLarge, InvalidEvent
 from tidings.testing.checks.server import (
     TOPIC,
     Server,
@@ -145,7 +145,7 @@ async def publishing_nothing_is_nothing(server: Server) -> None:
 
 @check()
 async def what_is_too_large_is_refused_alone(server: Server) -> None:
-    """A body over the broker's limit is refused with a BrokerError; what is published beside it is kept."""
+    """A body over the broker's limit is refused with BodyTooLarge; what is published beside it is kept."""
     if server.too_large is None:
         return
     async with server.connect() as broker:
@@ -157,7 +157,24 @@ async def what_is_too_large_is_refused_alone(server: Server) -> None:
             broker.publish([record("r2")]),
             return_exceptions=True,
         )
-        expect([isinstance(result, BrokerError) for result in results], [False, True, False], "which were refused")
+        expect([isinstance(result, BodyTooLarge) for result in results], [False, True, False], "which were refused")
+        expect(sorted(ids(await take(view, 2))), ["r1", "r2"], "what was kept")
+
+
+@check()
+async def attributes_that_are_no_text_are_refused_alone(server: Server) -> None:
+    """A lone surrogate in a key, an id, a type or a header is InvalidEvent; what is published beside it is kept."""
+    bad = [
+        Record(TOPIC, b"", "\ud800", "t", "key"),
+        Record(TOPIC, b"", None, "t", "\ud800"),
+        Record(TOPIC, b"", None, "\ud800", "type"),
+        Record(TOPIC, b"", None, "t", "header", 0.0, {"header": "\ud800"}),
+    ]
+    async with server.connect() as broker:
+        view = await broker.subscribe([TOPIC], None, Start.EARLIEST)
+        publishing = (broker.publish([each]) for each in [record("r1"), *bad, record("r2")])
+        results = await asyncio.gather(*publishing, return_exceptions=True)
+        expect([type(result) for result in results[1:-1]], [InvalidEvent] * len(bad), "how they were refused")
         expect(sorted(ids(await take(view, 2))), ["r1", "r2"], "what was kept")
 
 

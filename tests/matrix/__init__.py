@@ -1,4 +1,7 @@
-"""The fault matrix: one module a fault, `row_NN_name.py`, with a `ROW`. `python -m tests.matrix` writes what they say."""
+"""The fault matrix: one module a fault, `row_NN_name.py`, with a `ROW`.
+
+`python -m tests.matrix` runs them and writes what they report.
+"""
 
 from __future__ import annotations
 

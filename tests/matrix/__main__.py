@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import tempfile
 import time
@@ -28,7 +29,7 @@ def shown(figures: Figures) -> str:
 
 def measure(row: Row) -> Figures:
     """Run a row in a folder of its own."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=machine.disk()) as folder, contextlib.chdir(folder):
         return asyncio.run(row.run(Path(folder)))
 
 

@@ -20,6 +20,7 @@ from tidings.config import Config, load
 from tidings.connect import Connection, connect
 from tidings.errors import Closed, Conflict, HandlerDefinitionError, InvalidEvent
 from tidings.handler import Handler, On, bind, options
+from tidings.inquest import Inquest
 from tidings.lane import current
 from tidings.message import Event, contract_of
 from tidings.middleware import Middleware
@@ -52,6 +53,7 @@ class App:
         self._resources = contextlib.AsyncExitStack()
         self._codec: Codec | None = None
         self.trace: Callable[[], dict[str, str]] | None = None
+        self.inquest: Inquest | None = None
         self.published: Counter[str] = Counter()
         """What the program itself has published, by type; what handlers have is in the meters of their workers."""
 
@@ -158,6 +160,7 @@ class App:
             for bound in bounds
         ]
         for worker in self.workers:
+            worker.inquest = self.inquest
             await worker.open()
         return self.workers
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tidings.broker import Delivery, Record
+from tidings.desk import Desk, Outcome
 from tidings.errors import (
     AttemptsExhausted,
     Conflict,
@@ -20,7 +21,7 @@ from tidings.errors import (
     Fenced,
     ItemsFailed,
 )
-from tidings.lane import Desk, Lane, Outcome, current, same_key
+from tidings.lane import Lane, current, failure, same_key
 from tidings.retry import rule_for
 from tidings.store import Scope, Tx
 
@@ -183,7 +184,8 @@ class ChunkLane(Lane):
             try:
                 result = desk.call(message, delivery, connection)
                 done.append(Outcome(delivery) if result is None else self.outcome(delivery, None, result))
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is retried or buried
+            except BaseException as raised:  # noqa: BLE001 - whatever it is, it is retried or buried
+                error = failure(raised)
                 chunk.failures.append((delivery, error if scope is None else scope.undo(error)))
                 break
             if scope is not None:
@@ -197,7 +199,8 @@ class ChunkLane(Lane):
             scope.begin()
         try:
             outcome = self.outcome(delivery, None, call())
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is retried or buried
+        except BaseException as raised:  # noqa: BLE001 - whatever it is, it is retried or buried
+            error = failure(raised)
             return error if scope is None else scope.undo(error)
         if scope is not None:
             scope.end()
@@ -237,8 +240,8 @@ class LoopListLane(ChunkLane):
         """One call; where it fails as a whole, one for each."""
         try:
             await self._call(chunk)
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - retried or buried
-            problem = self._interruption(error) if isinstance(error, asyncio.CancelledError) else error
+        except BaseException as error:  # noqa: BLE001 - retried or buried
+            problem = self._problem(error)
             if len(chunk.items) == 1 or isinstance(problem, Fenced):
                 chunk.failures = [(delivery, problem) for delivery, _ in chunk.items]
                 return

@@ -28,7 +28,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     what every group has settled (a week where nothing is said, `inf` for ever), `keep_count` how many records of it at
     most. `lease` is how long a silent worker keeps its events. `grace` is how long a worker may finish what it has
     begun when it is told to stop. `stall` is how long there may be a backlog and no progress before readiness is turned
-    off, and `stall_exit` whether the process then ends.
+    off, and `stall_exit` whether the process then ends. Where it says nothing, a process with a supervisor that starts
+    it again ends when its event loop stays blocked or a handler that is over its time limit cannot be stopped.
     """
 
     broker: str = "sqlite:tidings.db"
@@ -40,7 +41,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     lease: Positive = 30.0
     grace: Annotated[float, msgspec.Meta(ge=0)] = 25.0
     stall: Positive = 60.0
-    stall_exit: bool = False
+    stall_exit: bool | None = None
 
 
 def load(folder: Path | None = None, environment: Mapping[str, str] | None = None, **given: Any) -> Config:

@@ -50,8 +50,10 @@ async def declare(broker: Broker, handler: str) -> None:
     await broker.declare(replay_topic_of(handler), [handler])
 
 
-def bury(delivery: Delivery, handler: str, error: BaseException, clock: Clock) -> Record:
-    """The dead letter of a delivery, its payload untouched."""
+def bury(
+    delivery: Delivery, handler: str, error: BaseException, clock: Clock, *, attempts: int | None = None
+) -> Record:
+    """The dead letter of a delivery, its payload untouched; `attempts` where it was not handled each time."""
     record = delivery.record
     headers = {
         **record.headers,
@@ -61,7 +63,7 @@ def bury(delivery: Delivery, handler: str, error: BaseException, clock: Clock) -
         ERROR: type(error).__name__,
         CAUSE: printable(str(error))[:CAUSE_LENGTH],
         TRACE: printable(where(error))[:CAUSE_LENGTH],
-        ATTEMPTS: str(delivery.attempt),
+        ATTEMPTS: str(delivery.attempt if attempts is None else attempts),
         DIED: repr(clock.now()),
     }
     return Record(topic_of(handler), record.value, record.key, record.type, clock.id(), record.time, headers)

@@ -11,27 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, Protocol
-
-import msgspec
+from typing import Any
 
 from tidings import dead
 from tidings.broker import Delivery, Record
-from tidings.clock import Clock
-from tidings.codec import MISFITS, Codec, Reader
-from tidings.errors import (
-    AttemptsExhausted,
-    Fenced,
-    UnknownType,
-)
-from tidings.handler import Bound
-from tidings.meter import Meter
+from tidings.codec import MISFITS
+from tidings.desk import Desk, Outcome
+from tidings.errors import AttemptsExhausted, Fenced, HandlerError, UnknownType
+from tidings.inquest import summary
 from tidings.retry import rule_for
-from tidings.store import Store, Tx
-from tidings.turns import Turns
+from tidings.store import Tx
 
 log = logging.getLogger("tidings")
 
@@ -39,54 +30,6 @@ STORAGE_PAUSE = 0.5
 
 current: ContextVar[Lane | None] = ContextVar("tidings_lane", default=None)
 """The lane in which code runs, set once a lane: from it, what is published or logged learns its cause."""
-
-
-class Outcome(msgspec.Struct, frozen=True, gc=False):
-    """An event that has been handled, not yet settled: what it wrote and what it publishes."""
-
-    delivery: Delivery
-    tx: Tx | None = None
-    records: Sequence[Record] = ()
-
-
-class Desk(Protocol):
-    """What a lane needs of its worker."""
-
-    bound: Bound
-    store: Store
-    codec: Codec
-    clock: Clock
-    meter: Meter
-    reader: Reader
-    call: Callable[[Any, Delivery, Any], Any]
-    plain: Callable[[Any], Any] | None
-    turns: Turns
-    idle: list[Any]
-    done: list[Delivery]
-    outcomes: list[Outcome]
-    have: asyncio.Event
-    threads: ThreadPoolExecutor | None
-    watcher: Callable[[Delivery, BaseException], None] | None
-
-    def call_lane(self) -> None:
-        """Wake a lane that rests, if any."""
-        ...
-
-    def finished(self, outcomes: Sequence[Outcome]) -> None:
-        """These have been handled."""
-        ...
-
-    def dropped(self, count: int) -> None:
-        """These are no longer the worker's."""
-        ...
-
-    async def hand_back(self, deliveries: Sequence[Delivery], delay: float) -> None:
-        """Have them lent again after a delay."""
-        ...
-
-    async def settle(self, run: Callable[[Any], None], done: list[Outcome]) -> None:
-        """Run a chunk in the transaction that settles it."""
-        ...
 
 
 class Lane:
@@ -100,6 +43,7 @@ class Lane:
         self.task: asyncio.Task[None] | None = None
         self.paused: float | None = None  # until when it waits for the next try, on the monotonic clock
         self.behind = 0  # how many of the key of `current` have to be handled before it after all
+        self.stuck: Delivery | None = None  # what was over its time limit and could not be interrupted
         self._interrupted: Exception | None = None
         self._interruptible = True  # whether a cancellation would be dealt with just now
 
@@ -107,6 +51,11 @@ class Lane:
     def holding(self) -> int:
         """How many events it has taken and not finished."""
         return self.current is not None
+
+    @property
+    def hangs(self) -> bool:
+        """Whether it is over its time limit and cannot be interrupted."""
+        return self.stuck is not None and self.stuck is self.current
 
     async def work(self) -> None:
         """Handle what there is, for ever."""
@@ -143,10 +92,18 @@ class Lane:
     def _interruption(self, cancelled: asyncio.CancelledError) -> Exception:
         """Why it was cancelled; raises again where that was not by `interrupt`."""
         why, self._interrupted = self._interrupted, None
-        if why is None or self.task is None:
+        if self.task is None or (why is None and self.task.cancelling()):
             raise cancelled
+        if why is None:  # nobody has cancelled the lane
+            return HandlerError("its handler awaited something that was cancelled").with_traceback(
+                cancelled.__traceback__
+            )
         self.task.uncancel()
         return why
+
+    def _problem(self, error: BaseException) -> Exception:
+        """What is wrong with the event; raises again what is not its handler's failure."""
+        return self._interruption(error) if isinstance(error, asyncio.CancelledError) else failure(error)
 
     # -- before the handler
 
@@ -156,9 +113,9 @@ class Lane:
         if delivery.attempt > 1:
             rules = desk.bound.options.retry.values()
             if all(rule.exhausted(delivery.attempt) for rule in rules):
-                raise AttemptsExhausted(
-                    f"lent {delivery.attempt - 1} times without an outcome: its handler killed its worker each time"
-                )
+                raise AttemptsExhausted(f"its worker died in the last of {delivery.attempt - 1} attempts")
+            if desk.inquest is not None:
+                desk.inquest.begins(desk.bound.name, delivery)
         return record if desk.bound.takes_record else desk.reader.decode(record)
 
     def skips(self, record: Record) -> bool:
@@ -196,15 +153,28 @@ class Lane:
         rule = rule_for(desk.bound.options.retry, error)
         delay = rule.delay(delivery.attempt, desk.clock.random())
         if delay is None:
-            desk.meter.dead[type(error).__name__] += 1
-            self._tell(logging.ERROR, "%s gave up: %s", delivery, error)
-            desk.finished([Outcome(delivery, None, [dead.bury(delivery, desk.bound.name, error, desk.clock)])])
+            await self._give_up(delivery, error)
             return
+        if desk.inquest is not None:
+            desk.inquest.ends(desk.bound.name, delivery)
         desk.meter.retried += 1
         self._tell(logging.WARNING, f"%s failed and is tried again in {delay:.1f} s: %s", delivery, error)
         desk.dropped(desk.turns.withdraw(delivery))
         await desk.hand_back([delivery], delay)
         desk.dropped(1)
+
+    async def _give_up(self, delivery: Delivery, error: BaseException) -> None:
+        """Bury it, with its cause and how often it was handled."""
+        desk, attempts = self.desk, delivery.attempt
+        if isinstance(error, AttemptsExhausted):
+            attempts -= 1  # the last time it was lent only to be buried
+            if desk.inquest is not None:
+                causes = await desk.inquest.causes(desk.bound.name, delivery)
+                error = AttemptsExhausted(f"{error} ({summary(causes)})") if causes else error
+        desk.meter.dead[type(error).__name__] += 1
+        self._tell(logging.ERROR, "%s gave up: %s", delivery, error)
+        letter = dead.bury(delivery, desk.bound.name, error, desk.clock, attempts=attempts)
+        desk.finished([Outcome(delivery, None, [letter])])
 
     def _tell(self, level: int, text: str, delivery: Delivery, error: BaseException) -> None:
         """Say that it failed and where; what the error says may quote the payload, so that is for debugging only."""
@@ -281,7 +251,7 @@ class LoopLane(Lane):
                     done.append(delivery)
                 else:
                     desk.outcomes.append(self.outcome(delivery, None, result))
-            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - retried or buried
+            except BaseException as error:  # noqa: BLE001 - retried or buried
                 await self._persist(delivery, error)
                 continue
             end(record.key)
@@ -313,9 +283,9 @@ class LoopLane(Lane):
                     if await self._attempt(delivery):
                         return
                     continue  # a row that it read has changed meanwhile: run it again
-                except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001 - retried or buried
+                except BaseException as raised:  # noqa: BLE001 - retried or buried
                     error = raised
-            problem = self._interruption(error) if isinstance(error, asyncio.CancelledError) else error
+            problem = self._problem(error)
             if self.behind and not isinstance(problem, Fenced):
                 self._put_behind(delivery)
                 return
@@ -366,6 +336,18 @@ class LoopLane(Lane):
             desk.store.discard(tx)
             raise
         return outcome if desk.store.finish(tx) else None
+
+
+def failure(error: BaseException) -> Exception:
+    """What a handler raised, as the failure of its event; raises again what is meant for the whole process.
+
+    `sys.exit()` in a handler is not: it would end the process in order, hand the event back, and so end the next one.
+    """
+    if isinstance(error, Exception):
+        return error
+    if isinstance(error, KeyboardInterrupt | GeneratorExit):
+        raise error
+    return HandlerError(f"its handler raised {error!r}").with_traceback(error.__traceback__)
 
 
 def same_key(one: Delivery, other: Delivery) -> bool:

@@ -10,13 +10,14 @@ from typing import Any, TypeVar
 from tidings.broker import Delivery
 from tidings.chunk import LONG, Chunk, ChunkLane
 from tidings.codec import MISFITS
+from tidings.desk import Desk
 from tidings.errors import (
     Fenced,
     Redo,
     StorageBroken,
     StorageError,
 )
-from tidings.lane import STORAGE_PAUSE, Desk, current
+from tidings.lane import STORAGE_PAUSE, current, failure
 
 log = logging.getLogger("tidings")
 
@@ -120,8 +121,8 @@ class ThreadLane(ChunkLane):
                     burst.plain.append(delivery)
                 else:
                     desk.outcomes.append(self.outcome(delivery, None, result))
-            except Exception as raised:  # noqa: BLE001 - whatever it is, it is retried or buried
-                burst.error = raised
+            except BaseException as raised:  # noqa: BLE001 - whatever it is, it is retried or buried
+                burst.error = failure(raised)
                 break
             burst.stopped_at_one = False
             times.append(monotonic())

@@ -19,9 +19,11 @@ from tidings.broker import Broker, Delivery, Subscription
 from tidings.chunk import LoopListLane
 from tidings.clock import Clock
 from tidings.codec import Codec, Reader
+from tidings.desk import Outcome
 from tidings.errors import Closed, Conflict, Fenced, HandlerTimeout, StorageBroken, StorageError
 from tidings.handler import Bound, Mode
-from tidings.lane import STORAGE_PAUSE, Lane, LoopLane, Outcome, about, same_key
+from tidings.inquest import Inquest
+from tidings.lane import STORAGE_PAUSE, Lane, LoopLane, about, same_key
 from tidings.meter import Meter
 from tidings.middleware import Middleware, chain
 from tidings.store import Store
@@ -34,6 +36,8 @@ MOST = 512
 LEAST = 2
 SLOW = 1.0
 FETCH_WAIT = 5.0
+LEAVING = 2.0
+"""Seconds between the end of a drain and that of the process, in which what hangs in a thread still runs."""
 
 
 class Worker:
@@ -55,8 +59,8 @@ class Worker:
         self.turns = Turns()
         self.idle: list[Lane] = []
         self.lanes = [_lane(self) for _ in range(bound.concurrency)]
-        self.stuck: Delivery | None = None
         self.watcher: Callable[[Delivery, BaseException], None] | None = None  # is told of what the lanes give up
+        self.inquest: Inquest | None = None  # where somebody sees how this process ends
         self._broker = broker
         self._subscription: Subscription | None = None
         self.done: list[Delivery] = []
@@ -110,12 +114,11 @@ class Worker:
         self.turns.stop()
         self._room.set()
         self._running.set()
-        until = self.clock.monotonic() + grace
-        while self._busy and (left := until - self.clock.monotonic()) > 0:
-            self._room.clear()
-            await self.clock.wait(self._room, min(left, 0.05))
+        await self._until_idle(grace)
+        if hanging := [lane for lane in self.lanes if lane.hangs]:
+            await self._give_back(hanging)
         failpoint.hit("draining")
-        clean = not self._busy
+        clean = not self._busy and not hanging
         self._drained.set()
         for task in self._tasks:
             task.cancel()
@@ -123,10 +126,28 @@ class Worker:
             await self._subscription.close()
         return clean
 
+    async def _until_idle(self, seconds: float) -> None:
+        until = self.clock.monotonic() + seconds
+        while self._busy and (left := until - self.clock.monotonic()) > 0:
+            self._room.clear()
+            await self.clock.wait(self._room, min(left, 0.05))
+
+    async def _give_back(self, hanging: Sequence[Lane]) -> None:
+        """What hangs has failed like anything else that is over its time limit: the process is all that can end it."""
+        error = HandlerTimeout(f"{self.bound.name} took longer than its {self.bound.options.timeout:g} s, and hangs")
+        try:
+            async with asyncio.timeout(LEAVING):
+                for lane in hanging:
+                    if lane.stuck is not None:
+                        await lane.failed(lane.stuck, error)
+        except TimeoutError:
+            log.warning("%s could not give back what hangs", self.bound.name)
+        await self._until_idle(LEAVING)
+
     @property
     def _busy(self) -> bool:
         return bool(self.done or self.outcomes or self._settling) or any(
-            lane.current is not None for lane in self.lanes
+            lane.current is not None and not lane.hangs for lane in self.lanes
         )
 
     def pause(self) -> None:
@@ -322,6 +343,8 @@ class Worker:
     async def hand_back(self, deliveries: Sequence[Delivery], delay: float) -> None:
         """Nack, however long the storage takes."""
         assert self._subscription is not None
+        if self._stopping:  # what hangs in a thread must not be begun elsewhere before this process has ended
+            delay = max(delay, LEAVING)
         while True:
             try:
                 await self._subscription.nack(deliveries, delay)
@@ -396,16 +419,14 @@ class Worker:
                     self._overdue(lane, delivery, limit)
 
     def _overdue(self, lane: Lane, delivery: Delivery, limit: float) -> None:
-        if self.bound.mode is Mode.LOOP:
-            lane.interrupt(HandlerTimeout(f"{self.bound.name} took longer than its {limit:g} s"))
-        elif self.stuck is not delivery:
-            self.stuck = delivery  # a thread cannot be stopped: say so, and let the watchdog decide
-            log.error(
-                "%s hangs in a thread for more than %g s",
-                self.bound.name,
-                limit,
-                extra=about(delivery, self.bound.name),
-            )
+        """A thread cannot be stopped, nor a handler that ignores it: say so, and let the watchdog decide."""
+        name, thread = self.bound.name, self.bound.mode is not Mode.LOOP
+        if not thread and self.clock.monotonic() - lane.started < 2 * limit + SLOW:
+            lane.interrupt(HandlerTimeout(f"{name} took longer than its {limit:g} s"))
+        elif lane.stuck is not delivery:
+            lane.stuck = delivery
+            how = "in a thread" if thread else "and ignores that it is cancelled"
+            log.error("%s hangs %s, for more than its %g s", name, how, limit, extra=about(delivery, name))
 
 
 def _lane(worker: Worker) -> Lane:

@@ -199,7 +199,7 @@ async def test_a_thread_that_hangs_is_told_until_it_is_back() -> None:
         watchdog = Watchdog([app], app.clock, stall=60)
         await app.publish(Told(key="a"), id="id-1")
         await until(lambda: watchdog.reasons)
-        assert watchdog.reasons == ["shop.handle hangs in a thread with event id-1"]
+        assert watchdog.reasons == ["shop.handle hangs with event id-1"]
         go_on.set()
         await until(lambda: not watchdog.reasons)
 

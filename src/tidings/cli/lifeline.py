@@ -1,4 +1,4 @@
-"""A worker's end of the socket to its supervisor: what it tells is a JSON object a line; its end ends the worker."""
+"""A worker's end of the socket to its supervisor: what both tell is JSON, a line each; its end ends the worker."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import sys
 import sysconfig
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tidings.observe.lookout import MARGIN
@@ -18,10 +19,11 @@ from tidings.runtime import GAVE_UP
 
 
 class Lifeline:
-    """Ends this process in order when the supervisor is gone, however it went."""
+    """Ends this process in order when the supervisor is gone, however it went. `heard` gets each line that it says."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, heard: Callable[[bytes], None] | None = None) -> None:
         self._socket = socket.socket(fileno=descriptor)
+        self._heard = heard
         self._grace = 0.0
         threading.Thread(target=self._watch, name="tidings-lifeline", daemon=True).start()
 
@@ -39,9 +41,10 @@ class Lifeline:
             self._socket.sendall(json.dumps(what).encode() + b"\n")
 
     def _watch(self) -> None:
-        with contextlib.suppress(OSError):  # as good as its end
-            while self._socket.recv(64):
-                pass
+        with contextlib.suppress(OSError), self._socket.makefile("rb") as lines:  # an error is as good as its end
+            for line in lines:
+                if self._heard is not None:
+                    self._heard(line)
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(self._grace + MARGIN)
         os._exit(GAVE_UP)

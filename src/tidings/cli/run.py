@@ -20,6 +20,7 @@ from tidings.cli.target import broker_option, load_all
 if TYPE_CHECKING:
     from tidings.app import App
     from tidings.cli.lifeline import Lifeline
+    from tidings.cli.witness import Witness
     from tidings.observe.lookout import Watch
     from tidings.runtime import Runtime
 
@@ -42,6 +43,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     log: Any
     log_level: str
     lifeline: int | None
+    recorder: int | None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -75,6 +77,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
 )
 @click.option("--lifeline", type=int, hidden=True, help="The socket to the supervisor that started this process.")
+@click.option("--recorder", type=int, hidden=True, help="The file in which it looks when this process has died.")
 def run(as_json: bool, **given: Any) -> None:
     """Run the handlers of one or more apps until SIGTERM or Ctrl-C.
 
@@ -93,21 +96,15 @@ def run(as_json: bool, **given: Any) -> None:
 
 def work(options: Options) -> int:
     """Run the apps in this process; returns the exit code."""
-    from tidings.cli.lifeline import Lifeline
-    from tidings.observe.lookout import Watch
-    from tidings.runtime import FAILED, Runtime
+    from tidings.runtime import FAILED
 
-    lifeline = None if options.lifeline is None else Lifeline(options.lifeline)
+    witness = _witness(options.recorder)
+    lifeline = _lifeline(options.lifeline, witness)
     apps = load_all(options.targets)
+    for app in apps:
+        app.inquest = witness
     _trace(apps)
-    configs = [Runtime(apps, **options.settings).config_of(app) for app in apps]
-    watch = Watch(
-        stall=min(config.stall for config in configs),
-        stall_exit=any(config.stall_exit for config in configs),
-        grace=max(config.grace for config in configs),
-        host=options.metrics_host,
-        port=options.metrics_port,
-    )
+    watch = _watch(apps, options)
     if lifeline is not None:
         lifeline.begin(watch.grace)
     try:
@@ -117,8 +114,38 @@ def work(options: Options) -> int:
         return FAILED
 
 
+def _witness(descriptor: int | None) -> Witness | None:
+    from tidings.cli.recorder import Recorder
+    from tidings.cli.witness import Witness
+
+    return None if descriptor is None else Witness(Recorder(descriptor))
+
+
+def _lifeline(descriptor: int | None, witness: Witness | None) -> Lifeline | None:
+    from tidings.cli.lifeline import Lifeline
+
+    return None if descriptor is None else Lifeline(descriptor, None if witness is None else witness.heard)
+
+
+def _watch(apps: Sequence[App], options: Options) -> Watch:
+    from tidings.observe.lookout import Watch
+    from tidings.runtime import Runtime
+
+    configs = [Runtime(apps, **options.settings).config_of(app) for app in apps]
+    wanted = {config.stall_exit for config in configs}
+    return Watch(
+        stall=min(config.stall for config in configs),
+        stall_exit=True if True in wanted else None if None in wanted else False,
+        grace=max(config.grace for config in configs),
+        supervised=options.lifeline is not None,
+        host=options.metrics_host,
+        port=options.metrics_port,
+    )
+
+
 async def _serve(apps: Sequence[App], options: Options, watch: Watch, lifeline: Lifeline | None) -> int:
     from tidings.observe.lookout import Lookout
+    from tidings.observe.watchdog import SOFTWARE
     from tidings.runtime import serve
 
     stop = asyncio.Event()
@@ -134,7 +161,11 @@ async def _serve(apps: Sequence[App], options: Options, watch: Watch, lifeline: 
             if lifeline is not None:
                 lifeline.ready()
 
-        return await serve(apps, ready=ready, stop=stop, **options.settings)
+        code = await serve(apps, ready=ready, stop=stop, **options.settings)
+        if lookout.hung:
+            code = SOFTWARE
+        _end_soon(code)  # a task that ignores its cancellation would keep the loop from ending
+        return code
 
 
 def _end_at_the_second_interrupt(stop: asyncio.Event) -> None:
@@ -188,8 +219,12 @@ def _arguments(options: Options, index: int) -> list[str]:
 
 def _exit(code: int) -> NoReturn:
     """Exit as usual, which waits for threads; but only a second for one that hangs in a handler."""
+    _end_soon(code)
+    sys.exit(code)
+
+
+def _end_soon(code: int) -> None:
     if code:
         giving_up = threading.Timer(EXIT, os._exit, [code])
         giving_up.daemon = True
         giving_up.start()
-    sys.exit(code)

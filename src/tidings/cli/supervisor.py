@@ -1,7 +1,8 @@
 """Keeps worker processes alive: starts them, starts them again when they die, ends them in order.
 
-A worker process is `tidings run` with one more option: a socket over which it tells that it is ready, and at whose end
-it ends itself, so that none outlives its supervisor.
+A worker process is `tidings run` with two more options: a socket over which it tells that it is ready, and at whose end
+it ends itself, so that none outlives its supervisor; and a file in which it notes what it is about, so that the others
+can be told, over theirs, how a process ended that was handling an event (see `tidings.inquest`).
 """
 
 from __future__ import annotations
@@ -14,10 +15,14 @@ import signal
 import socket
 import time
 from asyncio.subprocess import Process
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
+
 from tidings.cli.main import WRONG
+from tidings.cli.recorder import Try, last_words, memory
 from tidings.cli.reload import changes
 from tidings.runtime import DRAINED, FAILED, GAVE_UP
 
@@ -31,11 +36,40 @@ NOTHING_BEGUN = {-signal.SIGTERM, -signal.SIGINT, 130}
 """How a worker ends that was told to stop before it had started."""
 
 
+class Deaths:
+    """How tries ended that ended their process, for all workers, those to come too."""
+
+    def __init__(self) -> None:
+        self._known: deque[Try] = deque(maxlen=1000)
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    def join(self, writer: asyncio.StreamWriter) -> None:
+        """A worker listens there."""
+        self._writers.add(writer)
+        self._tell([writer], list(self._known))
+
+    def leave(self, writer: asyncio.StreamWriter) -> None:
+        """It does no more."""
+        self._writers.discard(writer)
+
+    def add(self, tries: Sequence[Try], how: str) -> None:
+        """A process ended like this while it was about these."""
+        known = [msgspec.structs.replace(of, cause=f"{of.cause} ({how})" if of.cause else how) for of in tries]
+        self._known.extend(known)
+        self._tell(list(self._writers), known)
+
+    @staticmethod
+    def _tell(writers: Sequence[asyncio.StreamWriter], tries: Sequence[Try]) -> None:
+        for writer in writers if tries else ():
+            writer.write(msgspec.json.encode(tries) + b"\n")
+
+
 class Slot:
     """One worker process after another. `code` is how the last one ended."""
 
-    def __init__(self, command: Sequence[str], stop: asyncio.Event, *, patient: bool) -> None:
+    def __init__(self, command: Sequence[str], stop: asyncio.Event, deaths: Deaths, *, patient: bool) -> None:
         self.code = DRAINED
+        self._deaths = deaths
         self.folders: set[str] = set()
         self._command = command
         self._stop = stop
@@ -89,11 +123,18 @@ class Slot:
     async def _live(self) -> int:
         """The life of one process; returns how it ended."""
         self._ready = False
+        with memory() as notes:
+            code = await self._run(notes.fileno())
+            if not self._over.is_set():
+                self._deaths.add(last_words(notes), _how(code))
+        return code
+
+    async def _run(self, notes: int) -> int:
         ours, theirs = socket.socketpair()
         with theirs:
-            command = [*self._command, f"--lifeline={theirs.fileno()}"]
+            command = [*self._command, f"--lifeline={theirs.fileno()}", f"--recorder={notes}"]
             try:
-                process = await asyncio.create_subprocess_exec(*command, pass_fds=[theirs.fileno()])
+                process = await asyncio.create_subprocess_exec(*command, pass_fds=[theirs.fileno(), notes])
             except OSError as error:
                 ours.close()
                 log.warning("no worker could be started: %s", error)
@@ -120,6 +161,7 @@ class Slot:
 
     async def _listen(self, ours: socket.socket) -> None:
         reader, writer = await asyncio.open_connection(sock=ours)
+        self._deaths.join(writer)
         try:
             while line := await reader.readline():
                 told = json.loads(line)
@@ -131,6 +173,7 @@ class Slot:
         except ConnectionError:
             pass  # the worker is dead, which is seen elsewhere
         finally:
+            self._deaths.leave(writer)
             writer.close()
 
 
@@ -143,7 +186,8 @@ class Supervisor:
     def __init__(self, command: Callable[[int], Sequence[str]], *, workers: int, reload: Sequence[str] = ()) -> None:
         self._stop = asyncio.Event()
         self._targets = reload
-        self._slots = [Slot(command(index), self._stop, patient=bool(reload)) for index in range(workers)]
+        deaths = Deaths()
+        self._slots = [Slot(command(index), self._stop, deaths, patient=bool(reload)) for index in range(workers)]
 
     async def run(self) -> int:
         """Keep the workers running until SIGTERM or SIGINT; returns the exit code."""

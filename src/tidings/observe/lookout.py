@@ -30,11 +30,15 @@ LEAVE = 2.0
 
 
 class Watch(msgspec.Struct, frozen=True, kw_only=True):
-    """How to watch. Seconds: `stall` and `grace` are those of Config. Without a `port` nothing listens."""
+    """How to watch. Seconds: `stall` and `grace` are those of Config. Without a `port` nothing listens.
+
+    `stall_exit` is that of Config as well; `supervised`: somebody starts this process again when it ends.
+    """
 
     stall: float
-    stall_exit: bool
+    stall_exit: bool | None
     grace: float
+    supervised: bool = False
     host: str = "127.0.0.1"
     port: int | None = None
 
@@ -53,7 +57,10 @@ class Lookout:
         self._stop = stop
         self._clock = Clock()
         self._loop = asyncio.get_running_loop()
-        self._watchdog = Watchdog(apps, self._clock, stall=watch.stall, ends=watch.stall_exit)
+        self._watchdog = Watchdog(
+            apps, self._clock, stall=watch.stall, ends=watch.stall_exit, supervised=watch.supervised, leave=self._quit
+        )
+        self.hung = False
         self._runtime: Runtime | None = None
         self._aside = asyncio.new_event_loop()
         self._running: asyncio.Task[None] | None = None
@@ -73,6 +80,11 @@ class Lookout:
     def attach(self, runtime: Runtime) -> None:
         """All handlers of `runtime` listen."""
         self._runtime = runtime
+
+    def _quit(self) -> None:
+        """In its thread: a handler hangs. The others finish what they have begun, then the process ends."""
+        self.hung = True
+        self._loop.call_soon_threadsafe(self._stop.set)
 
     @property
     def reasons(self) -> list[str]:

@@ -1,8 +1,9 @@
 """Finds out what no exception tells: an event loop that is blocked, a handler that has work and makes no progress.
 
 It runs in a thread beside the event loop that it watches (see `lookout.py`). What it finds turns readiness off until
-it is over, is logged once with the stacks, and, where `stall_exit` is set, ends the process with exit code 70, so that
-a supervisor starts it again and the event that did it has one attempt less.
+it is over and is logged once with the stacks. Where somebody starts the process again, or `stall_exit` is set, it ends
+the process with exit code 70: at once where the loop or the database is blocked, and after the other handlers have
+finished what they had begun where one hangs in a thread. The event that did it has one attempt less.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from tidings.app import App
 from tidings.broker import Delivery, Lag
 from tidings.clock import Clock
 from tidings.errors import BrokerError, Closed, StorageBroken
-from tidings.lane import about
+from tidings.handler import Mode
+from tidings.lane import Lane, about
 from tidings.observe import stacks
 from tidings.worker import Worker
 
@@ -115,14 +117,22 @@ class Progress:
 class Watchdog:
     """Watches the event loop that it is made on and the workers there.
 
-    `stall` in seconds: how long there may be a backlog and no progress. `ends`: whether a finding ends the process.
+    `stall` in seconds: how long there may be a backlog and no progress. `ends`: whether a finding ends the process;
+    None: whether it is `supervised`, and only for what can be no mistake: a loop that stays blocked, a handler over its
+    time limit that cannot be stopped. `leave` is called, in the watching thread, to end the process in order.
     """
 
-    def __init__(self, apps: Sequence[App], clock: Clock, *, stall: float, ends: bool = False) -> None:
+    def __init__(
+        self, apps: Sequence[App], clock: Clock, *, stall: float, ends: bool | None = False, supervised: bool = False,
+        leave: Callable[[], None] | None = None,
+    ) -> None:  # fmt: skip
         self._apps = apps
         self._clock = clock
         self._stall = stall
-        self._ends = ends
+        self._ends_stalled = bool(ends)
+        self._ends_hanging = supervised if ends is None else ends
+        self._leave = leave
+        self._leaving = False
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._progress: dict[str, Progress] = {}
@@ -147,12 +157,15 @@ class Watchdog:
         return self._blocked > min(BLOCKED, self._stall)
 
     def _stuck(self) -> list[str]:
-        workers = [worker for app in self._apps for worker in app.workers]
-        return [
-            f"{worker.bound.name} hangs in a thread with event {stuck.record.id}"
-            for worker in workers
-            if (stuck := worker.stuck) is not None and any(lane.current is stuck for lane in worker.lanes)
-        ]
+        return [f"{worker.bound.name} hangs with event {delivery.record.id}" for worker, delivery in self._hanging()]
+
+    def _hanging(self) -> Iterator[tuple[Worker, Delivery]]:
+        for worker, lane in self._lanes():
+            if lane.hangs and (delivery := lane.stuck) is not None:
+                yield worker, delivery
+
+    def _lanes(self) -> Iterator[tuple[Worker, Lane]]:
+        return ((worker, lane) for app in self._apps for worker in app.workers for lane in worker.lanes)
 
     # -- in the watching thread
 
@@ -164,32 +177,54 @@ class Watchdog:
             while True:
                 self._blocked = pulse.beat()
                 self._judge_blocked()
+                self._judge_hanging()
                 await self._clock.sleep(max(min(BEAT, self._stall / 4), LEAST))
 
     def _judge_blocked(self) -> None:
         if not self._is_blocked:
             self._said_blocked = False
             return
+        worker, delivery = self._at_fault()
         if not self._said_blocked:
             self._said_blocked = True
-            delivery, name = self._at_fault()
             log.critical(
                 "the event loop is blocked, so nothing else goes on: %s",
                 stacks.of_thread(self._thread),
-                extra=about(delivery, name) if delivery is not None else {},
+                extra={} if worker is None or delivery is None else about(delivery, worker.bound.name),
             )
-        if self._ends and self._blocked > self._stall:
+        limit = worker.bound.options.timeout if worker is not None else None
+        if self._ends_hanging and self._blocked > min(self._stall, max(BLOCKED, limit or self._stall)):
+            self._convict(worker, delivery, f"blocked the event loop for {self._blocked:.0f} s")
             self._end("the event loop stays blocked")
 
-    def _at_fault(self) -> tuple[Delivery | None, str]:
+    def _at_fault(self) -> tuple[Worker | None, Delivery | None]:
         """The event whose handler blocks the loop: the one in the lane that is the loop's current task."""
         task = asyncio.current_task(self._loop)
-        for app in self._apps:
-            for worker in app.workers:
-                for lane in worker.lanes:
-                    if lane.task is task and task is not None:
-                        return lane.current, worker.bound.name
-        return None, ""
+        for worker, lane in self._lanes():
+            if lane.task is task and task is not None:
+                return worker, lane.current
+        return None, None
+
+    @staticmethod
+    def _convict(worker: Worker | None, delivery: Delivery | None, cause: str) -> None:
+        if worker is not None and delivery is not None and worker.inquest is not None:
+            worker.inquest.convict(worker.bound.name, delivery, cause)
+
+    def _judge_hanging(self) -> None:
+        """End what nothing else can end: at once where all others wait for it, else when these are done."""
+        for worker, delivery in self._hanging() if self._ends_hanging else ():
+            if worker.bound.mode is Mode.TRANSACTION:
+                held = f"held the database for more than its {worker.bound.options.timeout:g} s"
+                self._convict(worker, delivery, held)
+                self._end(f"{worker.bound.name} {held}")
+            elif self._leave is not None and not self._leaving:
+                self._leaving = True
+                log.critical(
+                    "%s hangs: what else has begun is finished, then the process ends, to be started again",
+                    worker.bound.name,
+                    extra=about(delivery, worker.bound.name),
+                )
+                self._leave()
 
     async def _watch_progress(self) -> None:
         while True:
@@ -202,11 +237,11 @@ class Watchdog:
         self._stalled = found
         if new:
             log.critical("no progress: %s\n%s", "; ".join(new), stacks.of_all(self._loop))
-        if found and self._ends:
+        if found and self._ends_stalled:
             self._end("there is a backlog and no progress")
 
     def _end(self, why: str) -> None:
-        log.critical("%s: the process ends, to be started again (stall_exit)", why)
+        log.critical("%s: the process ends, to be started again", why)
         end(SOFTWARE)
 
     # -- on the loop that is watched

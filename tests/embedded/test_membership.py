@@ -1,6 +1,7 @@
 """Who is dead, and who has what of theirs."""
 
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -13,6 +14,7 @@ from tidings.brokers.sqlite import SqliteBroker
 from tidings.clock import Clock
 from tidings.embedded.database import Connection, Database
 from tidings.embedded.membership import PARTS, Process, share
+from tidings.errors import StorageBusy
 
 NAME = Process("nonce").name
 MACHINE, PID, STARTED, _ = NAME.split("/")
@@ -74,3 +76,24 @@ def test_parts_are_shared_fairly() -> None:
         assert sum(shares) == PARTS
         assert max(shares) - min(shares) <= 1
     assert share([1, 2], 3) == 0
+
+
+async def test_a_claim_that_failed_is_made_again(broker: SqliteBroker) -> None:
+    """Otherwise the parts that the others have given up would be nobody's for as long as nobody joins or leaves."""
+    first = await broker.subscribe(["t"], "g")
+    second = await broker.subscribe(["t"], "g")
+    await first.rebalance()  # gives up half
+    await broker.run(lambda connection: connection.execute("PRAGMA busy_timeout=0"))
+    foreign = sqlite3.connect(broker.database.path, isolation_level=None)
+    foreign.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StorageBusy):
+        await second.rebalance()
+    foreign.execute("ROLLBACK")
+    foreign.close()
+    assert second.stale
+    await second.fetch(1, 0.0)
+    assert owners(broker) == {first.member: PARTS // 2, second.member: PARTS // 2}
+
+
+def owners(broker: SqliteBroker) -> dict[int | None, int]:
+    return dict(broker.read("SELECT owner, count(*) FROM tidings_part GROUP BY owner"))

@@ -380,7 +380,14 @@ class Group:
         await self.rebalance()
 
     async def rebalance(self) -> None:
-        """Give up parts beyond the fair share when nothing is lent, and claim free ones."""
+        """Give up parts beyond the fair share when nothing is lent, and claim free ones; again where that fails."""
+        try:
+            await self._rebalance()
+        except BaseException:
+            self.stale = True
+            raise
+
+    async def _rebalance(self) -> None:
         members = [id for (id,) in self._broker.read(membership.MEMBERS_OF, (self.group,))]
         owned = [part for (part,) in self._broker.read(membership.OWNED, (self.group, self.member))]
         if self._void or self.member not in members or owned != self._mine.parts:

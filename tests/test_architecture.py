@@ -41,7 +41,8 @@ MAY_IMPORT = (
     | {"brokers": UPTO[0], "stores": UPTO[0], "embedded": UPTO[0] | {"embedded"}}
     | dict.fromkeys(["brokers.sqlite", "stores.sqlite"], UPTO[0] | {"embedded"})
     | dict.fromkeys(EDGES, UPTO[5] | EDGES)
-    | {"cli": UPTO[5] | EDGES | {"embedded"}, "testing": UPTO[5] | EDGES | {"embedded", "brokers"}}
+    | {"cli": UPTO[5] | EDGES | {"embedded"}}
+    | dict.fromkeys(["chaos", "testing"], UPTO[5] | EDGES | {"embedded", "brokers"})
 )
 MODULES = {
     ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__"): ast.parse(path.read_bytes())

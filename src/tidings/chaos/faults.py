@@ -1,0 +1,97 @@
+"""Which faults are still to happen, which have, and at what place or moment the next one does."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from tidings.chaos.plan import AT_RANDOM, PUBLISHER, REPUBLISH, WORKER, Place, Plan
+
+EVENTS_A_FAULT = 500
+"""For so many events between two faults the passages are meant at which a process dies."""
+SOONEST, LATEST = 0.2, 10.0
+AHEAD = 0.8
+"""The share of what may have been published that has to be, before the next fault."""
+RESERVE = 0.1
+"""The share of the events that waits until every planned fault has happened."""
+
+
+class Fault(NamedTuple):
+    """Something happened to a process. `at` is on the monotonic clock."""
+
+    kind: str
+    pid: int
+    at: float
+
+
+class Faults:
+    """The faults of one run. Publishing twice is not among them: the publishers do that by themselves."""
+
+    def __init__(self, plan: Plan, places: Mapping[str, Place]) -> None:
+        self.chance = random.Random(plan.seed)  # noqa: S311 - a seed repeats it
+        self.missing = plan.planned(places)
+        del self.missing[REPUBLISH]
+        self.planned = self.missing.total()
+        self.fired: list[Fault] = []
+        self.at_random = self._shuffled(AT_RANDOM)
+        self._places = places
+        self._alone = plan.workers == 1
+        self._events = plan.events
+        self._scale = plan.events / max(self.planned, 1) / EVENTS_A_FAULT
+        self._rare = self._shuffled(name for name, place in places.items() if place.rare)
+        self._publishing = self._shuffled(name for name, place in places.items() if place.role == PUBLISHER)
+        self._frequent = self._shuffled(
+            name for name, place in places.items() if place.role == WORKER and not place.rare
+        )
+
+    def _shuffled(self, kinds: Iterable[str]) -> deque[str]:
+        wanted = set(kinds)
+        planned = [kind for kind in self.missing.elements() if kind in wanted]
+        self.chance.shuffle(planned)
+        return deque(planned)
+
+    def next_place(self, role: str, index: int, busy: Iterable[str | None]) -> str | None:
+        """Where this process is to die, if anywhere; `busy` are the places of those that run.
+
+        The first worker is kept for the rare places; of the others, one at a time dies at a frequent one.
+        """
+        if role == PUBLISHER:
+            places = self._publishing
+        elif (index == 0 and self._rare) or self._alone:
+            places = self._rare or self._frequent
+        elif any(place and not self._places[place].rare for place in busy):
+            return None
+        else:
+            places = self._frequent
+        return places.popleft() if places else None
+
+    def passage(self, place: str | None) -> int:
+        """At which passage of this place: sooner with fewer events, and for publishers later with more."""
+        if place is None:
+            return 1
+        of = self._places[place]
+        scale = min(max(self._scale, SOONEST), LATEST if of.role == PUBLISHER else 1.0)
+        return self.chance.randint(1, max(round(of.passage * scale), 1))
+
+    def put_back(self, place: str) -> None:
+        """The process has died of something else."""
+        of = self._places[place]
+        (self._publishing if of.role == PUBLISHER else self._rare if of.rare else self._frequent).append(place)
+
+    def happened(self, kind: str, pid: int) -> None:
+        """One more."""
+        self.fired.append(Fault(kind, pid, time.monotonic()))
+        self.missing = self.missing - Counter([kind])
+
+    @property
+    def allowed(self) -> int:
+        """How many events may be published by now: each fault lets more of them through."""
+        share = (len(self.fired) + 1) / (self.planned + 1)
+        return int(self._events * min(share, 1 - RESERVE)) if self.missing else self._events
+
+    def due(self, published: int) -> bool:
+        """Whether so much has been published that another fault may come."""
+        return published >= AHEAD * self.allowed

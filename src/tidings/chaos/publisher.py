@@ -1,0 +1,113 @@
+"""A publisher process: `python -m tidings.chaos.publisher PLAN URL INDEX`, in the run's folder.
+
+It publishes every event whose number is its own, in windows that are awaited together, as fast as the driver allows.
+Started again after a kill, it knows from its journal what became of what it had attempted: of those without an
+acknowledgement it tries every second one again under the same id, and lets the others be. Those that are to be
+published twice are published twice under the same id: some at once, some when the first is acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from tidings import App, PublishFailed, StorageError
+from tidings.chaos.journal import ACKED, AGAIN, ATTEMPTED, Journal
+from tidings.chaos.plan import Plan, happening, republished
+from tidings.chaos.service import message_of
+
+log = logging.getLogger("chaos")
+
+LARGEST_WINDOW = 40
+LOOK_EVERY = 0.01
+
+
+class Publisher:
+    """Publishes what is its own of a plan's events."""
+
+    def __init__(self, plan: Plan, index: int, folder: Path) -> None:
+        self.plan = plan
+        self.index = index
+        self.journal = Journal(folder / f"journal-{index}")
+        self._pace = folder / "pace"
+
+    async def run(self, app: App) -> None:
+        """Everything, from where the last one was killed."""
+        done = self.journal.entries
+        await self._publish_again(app, [number for number in sorted(done.acked - done.again) if self._twice(number)])
+        for window in self._windows():
+            while self._allowed() <= window[0]:  # noqa: ASYNC110 - the driver is another process
+                await asyncio.sleep(LOOK_EVERY)
+            await self._publish_window(app, window)
+
+    def _windows(self) -> Iterator[Sequence[int]]:
+        done = self.journal.entries
+        unknown = sorted(done.attempted - done.acked)
+        again = [number for number in unknown if number // self.plan.publishers % 2 or self._twice(number)]
+        if again:
+            yield again
+        first = max(done.attempted, default=self.index - self.plan.publishers) + self.plan.publishers
+        todo = range(first, self.plan.events, self.plan.publishers)
+        while todo:
+            size = random.randint(1, LARGEST_WINDOW)  # noqa: S311 - of no consequence
+            yield todo[:size]
+            todo = todo[size:]
+
+    async def _publish_window(self, app: App, window: Sequence[int]) -> None:
+        twice = [number for number in window if self._twice(number)]
+        at_once, after = twice[::2], twice[1::2]
+        self.journal.write(ATTEMPTED, window)
+        kept = await asyncio.gather(*(self._publish(app, number) for number in (*window, *at_once)))
+        self.journal.write(ACKED, [number for number, durable in zip(window, kept, strict=False) if durable])
+        self._note_again(at_once, kept[len(window) :])
+        await self._publish_again(app, after)
+
+    async def _publish_again(self, app: App, numbers: Sequence[int]) -> None:
+        if numbers:
+            kept = await asyncio.gather(*(self._publish(app, number) for number in numbers))
+            self._note_again(numbers, kept)
+
+    def _note_again(self, numbers: Sequence[int], kept: Sequence[bool]) -> None:
+        if numbers:
+            self.journal.write(AGAIN, [number for number, durable in zip(numbers, kept, strict=True) if durable])
+
+    async def _publish(self, app: App, number: int) -> bool:
+        what = happening(self.plan, number)
+        try:
+            await app.publish(message_of(what), id=f"{self.plan.seed}-{number:08d}", delay=what.delay)
+        except (PublishFailed, StorageError) as error:
+            log.warning("%d: %s", number, error)
+            return False
+        return True
+
+    def _twice(self, number: int) -> bool:
+        return republished(self.plan, number)
+
+    def _allowed(self) -> int:
+        return int(self._pace.read_text() or "0")
+
+
+async def publish(plan: Plan, index: int, url: str) -> None:
+    """Publish until all is published, or the driver is gone."""
+    asyncio.get_running_loop().add_reader(sys.stdin, os._exit, 1)
+    publisher = Publisher(plan, index, Path.cwd())
+    async with App("publisher", url) as app:
+        await publisher.run(app)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """What the command line says."""
+    logging.basicConfig(level=logging.WARNING, format="%(process)d %(message)s")
+    plan, url, index = arguments
+    asyncio.run(publish(msgspec.json.decode(plan, type=Plan), int(index), url))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

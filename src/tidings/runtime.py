@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tidings.app import App
+from tidings.clock import Clock
 from tidings.config import Config, load
 from tidings.connect import Connection, connect
 from tidings.errors import Closed
@@ -25,10 +26,16 @@ DRAINED, FAILED, GAVE_UP = 0, 1, 3
 
 
 class Runtime:
-    """Runs the handlers of several apps. `settings` win over those of the apps."""
+    """Runs the handlers of several apps. `settings` win over those of the apps.
 
-    def __init__(self, apps: Sequence[App], **settings: Any) -> None:
+    `connecting` makes the connection from the settings, where it is to be another than what the URLs name.
+    """
+
+    def __init__(
+        self, apps: Sequence[App], *, connecting: Callable[[Config, Clock], Connection] = connect, **settings: Any
+    ) -> None:
         self.apps = apps
+        self._connecting = connecting
         self.workers: list[Worker] = []
         self.tasks: list[asyncio.Task[None]] = []
         self._settings = settings
@@ -44,7 +51,7 @@ class Runtime:
             config = self.config_of(app)
             at = (config.broker, config.store)
             if at not in self._connections:
-                connection = connect(config, app.clock)
+                connection = self._connecting(config, app.clock)
                 await connection.broker.open()
                 self._connections[at] = connection
                 await connection.store.open()

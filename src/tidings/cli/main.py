@@ -35,6 +35,7 @@ COMMANDS = {
     "replay": Entry("tidings.cli.replay:replay", "Move a group back, to handle events again."),
     "doctor": Entry("tidings.cli.doctor:doctor", "Check the database, the settings and what they promise."),
     "chaos": Entry("tidings.cli.chaos:chaos", "Kill and freeze real processes, and count what was lost or doubled."),
+    "flood": Entry("tidings.cli.flood:flood", "Put an app under load: latency, rate, lag, where lag begins to grow."),
     "bench": Entry("tidings.cli.bench:bench", "Measure this machine, beside a hand-written loop."),
 }
 

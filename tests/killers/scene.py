@@ -41,14 +41,15 @@ class Scene:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, only: str, *arguments: str, workers: int = 2, settings: str = "") -> None:
-        """Run the handler `only` of the program, which is what the workers die of."""
+        """Run the handlers `only` of the program, under a supervisor: one worker too."""
+        supervised = ("--reload",) if workers == 1 else ()
         (self.folder / "tidings.toml").write_text(settings)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("TIDINGS_")}
         environment |= {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "src"))), "ONLY": only}
         command = [sys.executable, "-m", "tidings", "run", "tests.killers.program:app", "--log=json"]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, f"--workers={workers}", *arguments], cwd=self.folder, env=environment, stderr=log
+                [*command, f"--workers={workers}", *supervised, *arguments], cwd=self.folder, env=environment, stderr=log
             )
 
     def end(self) -> int:
@@ -119,6 +120,12 @@ class Scene:
         async with self.letters(handler) as first:
             (record,) = await first(1)
         return dict(record.headers)
+
+    async def settled(self, handler: str) -> None:
+        """Until none is left."""
+        async with asyncio.timeout(PATIENCE):
+            while await self.waiting(handler):
+                await asyncio.sleep(0.1)
 
     async def waiting(self, handler: str) -> int | None:
         """How many events are not settled."""

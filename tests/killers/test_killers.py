@@ -50,3 +50,63 @@ async def test_what_kills_its_worker_is_buried_after_its_attempts(
     assert [call.attempt for call in scene.calls(key="fatal")] == list(range(1, DEATHS + 1))
     assert (letter["deaderror"], letter["deadattempts"]) == ("AttemptsExhausted", str(DEATHS))
     assert f"attempts 2-{DEATHS}: {cause}" in letter["deadcause"]
+
+
+@pytest.mark.parametrize(
+    ("handler", "how", "error", "cause"),
+    [
+        ("on_loop", "memory", "MemoryError", ""),
+        ("on_loop", "recursion", "RecursionError", "maximum recursion depth"),
+        ("on_loop", "system exit", "HandlerError", "SystemExit(4)"),
+        ("in_thread", "system exit", "HandlerError", "SystemExit(4)"),
+        ("in_transaction", "system exit", "HandlerError", "SystemExit(4)"),
+        ("on_loop", "await", "HandlerTimeout", "took longer than its 0.5 s"),
+    ],
+)
+async def test_what_can_be_caught_fails_like_anything_else_and_costs_no_worker(
+    scene: Scene, handler: str, how: str, error: str, cause: str
+) -> None:
+    letter = await buried(scene, handler, how)
+    attempts = [call.attempt for call in scene.calls(key="fatal")]
+    if handler == "in_transaction":  # when it fails after it has written, its chunk runs again with savepoints
+        attempts = sorted(set(attempts))
+    assert attempts == list(range(1, DEATHS + 1))
+    assert not scene.logged("a worker ended")
+    assert (letter["deaderror"], letter["deadattempts"]) == (error, str(DEATHS))
+    assert cause in letter["deadcause"]
+
+
+@pytest.mark.parametrize(
+    ("handler", "how", "error", "cause"),
+    [
+        ("in_thread", "hang", "HandlerTimeout", "took longer than its 0.5 s, and hangs"),
+        ("in_thread", "block", "HandlerTimeout", "took longer than its 0.5 s, and hangs"),
+        ("on_loop", "swallow", "HandlerTimeout", "took longer than its 0.5 s, and hangs"),
+        ("on_loop", "block", "AttemptsExhausted", "blocked the event loop for 1 s (exit code 70)"),
+        ("in_transaction", "hang", "AttemptsExhausted", "held the database for more than its 0.5 s (exit code 70)"),
+        ("in_transaction", "block", "AttemptsExhausted", "held the database for more than its 0.5 s (exit code 70)"),
+    ],
+)
+async def test_what_hangs_ends_its_worker_once_an_attempt(
+    scene: Scene, handler: str, how: str, error: str, cause: str
+) -> None:
+    await scene.publish(*(Hit(key=key) for key in OTHERS), Hit(key="fatal", how=how))
+    scene.start(handler, settings="stall = 1.0")
+    letter = await scene.letter(handler)
+    await scene.until(lambda: {call.key for call in scene.calls()} >= set(OTHERS))
+    fatal = scene.calls(key="fatal")
+    assert [call.attempt for call in fatal] == list(range(1, DEATHS + 1))
+    assert len({call.pid for call in fatal[:-1]}) == DEATHS - 1
+    assert (letter["deaderror"], letter["deadattempts"]) == (error, str(DEATHS))
+    assert cause in letter["deadcause"]
+
+
+async def test_a_neighbour_in_the_same_process_is_not_buried_for_what_it_has_not_done(scene: Scene) -> None:
+    """Another handler, slower than the killer is quick: its first event is out at every death."""
+    await scene.publish(Hit(key="fatal", how="exit"), *(Hit(key=key) for key in OTHERS))
+    scene.start("on_loop beside", workers=1)
+    letter = await scene.letter("on_loop")
+    assert letter["deadattempts"] == str(DEATHS)
+    await scene.until(lambda: {call.key for call in scene.calls("beside")} == {"fatal", *OTHERS})
+    await scene.settled("beside")
+    assert not scene.logged("scene.beside gave up")

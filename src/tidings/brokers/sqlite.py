@@ -206,6 +206,10 @@ class SqliteBroker:
         self.check()
         return await self.writer.run(step)
 
+    def suspicious(self, group: Group) -> bool:
+        """Whether another group of this process has suspects out."""
+        return any(other.alone for other in self._groups if other is not group)
+
     def forget(self, reader: Any) -> None:
         """It is closed."""
         if isinstance(reader, Group):

@@ -45,6 +45,8 @@ STILL_HELD = "SELECT 1 FROM tidings_ack WHERE feed = ? AND key = ? LIMIT 1"
 RECEIPT = attrgetter("receipt")
 TOGETHER = 64
 """Suspects of one death are lent so many at a time; what was out at a second one, one at a time."""
+TURN = 0.05
+"""Seconds after which a group looks again whether its suspects may be lent, where others' are out."""
 
 
 def suspects(rows: Sequence[Any]) -> Sequence[Any]:
@@ -76,6 +78,10 @@ class Host(Protocol):
 
     def deliveries(self, topic: str, rows: Sequence[Any], attempts: Sequence[int] | None = None) -> list[Loan]:
         """Rows of the log, as FETCH selects them, as what is lent."""
+        ...
+
+    def suspicious(self, group: Any) -> bool:
+        """Whether another group of this process has suspects out: one that kills must not count against theirs."""
         ...
 
     def forget(self, reader: Any) -> None:

@@ -37,6 +37,7 @@ from tidings.embedded.feed import (
     STATES,
     STILL_HELD,
     TOGETHER,
+    TURN,
     Feed,
     Host,
     Loan,
@@ -106,7 +107,8 @@ class Group:
 
     def _until_due(self) -> float:
         due = min((feed.due for feed in self.feeds.values() if feed.due is not None), default=None)
-        return 3600.0 if due is None else max(due - self._broker.steady(), 0.001)
+        soonest = TURN if any(feed.suspects for feed in self.feeds.values()) else 0.001
+        return 3600.0 if due is None else max(due - self._broker.steady(), soonest)
 
     async def _lend(self, limit: int) -> Sequence[Delivery]:
         if self._unseen:
@@ -183,10 +185,10 @@ class Group:
         self._look(feed)
 
     async def _lend_exceptions(self, feeds: Sequence[Feed], limit: int) -> Sequence[Delivery]:
-        """Those that are due; suspects with nothing else out."""
+        """Those that are due; suspects with nothing else out, and none of another group of this process."""
         now = self._broker.steady()
         lone = any(feed.suspects for feed in feeds)
-        if lone and any(feed.lent or feed.out for feed in feeds):
+        if lone and (not self.idle or self._broker.suspicious(self)):
             return []
         for feed in feeds:
             if feed.due is None or feed.due > now or (lone and not feed.suspects):
@@ -362,6 +364,11 @@ class Group:
         if self._closed:
             raise Closed(f"the subscription of {self.name} is closed")
         return await self._broker.run(step)
+
+    @property
+    def alone(self) -> bool:
+        """Whether suspects are out."""
+        return self._alone and not self.idle
 
     @property
     def idle(self) -> bool:

@@ -56,6 +56,7 @@ IN_LINE = """UPDATE tidings_ack SET state = 2 WHERE feed = :feed AND part = :par
         WHERE b.feed = :feed AND b.key = tidings_ack.key AND b.pos < tidings_ack.pos)"""
 DONE_BELOW = "DELETE FROM tidings_ack WHERE feed = :feed AND part = :part AND state = 0 AND pos <= :high"
 FEEDS = """SELECT f.id, f.topic, p.part, p.pos FROM tidings_feed f JOIN tidings_position p ON p.feed = f.id
+NEWEST = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'tidings_log'), 0)"
     WHERE f.grp = ?"""
 ADVANCE = "UPDATE tidings_position SET pos = :high WHERE feed = :feed AND part = :part AND pos < :high"
 
@@ -154,18 +155,22 @@ def bury_members(connection: Connection, ids: Sequence[int], lent: Lent) -> None
 
 
 def hand_over(connection: Connection, member: int, lent: Lent, *, died: bool) -> None:
-    """Take a member's parts away. What it held gets rows of its own, of each key only the first one free to be lent."""
+    """Take a member's parts away. What it held gets rows of its own, of each key only the first one free to be lent.
+
+    Beside a copy that was restored lies how far the newer file had been lent: no position may pass the end of the log.
+    """
     row = connection.execute("SELECT grp FROM tidings_member WHERE id = ?", (member,)).fetchone()
     if row is None:
         return
     owned = {part for (part,) in connection.execute(OWNED, (row[0], member))}
     for feed, topic, part, low in connection.execute(FEEDS, row).fetchall():
         if part in owned:
-            high = max(lent.read(feed, part), low)
+            high = max(min(lent.read(feed, part), newest), low)
             values = {"feed": feed, "topic": topic, "part": part, "low": low, "high": high, "died": died}
             for step in (RETRIED_AGAIN, LENT_AGAIN, IN_LINE, ADVANCE, DONE_BELOW):
                 connection.execute(step, values)
     connection.execute(RELEASE_ALL, (member,))
+    (newest,) = connection.execute(NEWEST).fetchone()
     connection.execute(LEAVE, (member,))
 
 

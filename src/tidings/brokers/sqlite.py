@@ -9,6 +9,7 @@ without memory, and the housekeeping: leases, delayed records that fall due, ret
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sqlite3
 import sys
@@ -154,21 +155,29 @@ class SqliteBroker:
         if self._open:
             return
         self.database.open()
-        try:
-            self._reader = self.database.connect()
-            self._reader.executescript(SCHEMA + membership.SCHEMA + steady.SCHEMA)
-            self.steady = steady.time_of(self._reader, self.clock, membership.boot())
-            self._reader.execute(READ_ONCE)
-        except sqlite3.Error as error:
-            self.database.close()
-            raise named(error, self.database.path) from error
-        self.lent = Lent(self.database.side(".lent"))
-        self._wakeup = self.new_wakeup(self._heard)
-        self.writer = self.new_writer(self._wakeup.signal)
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.database.close)
+            try:
+                self._open_files(undo)
+            except (sqlite3.Error, OSError) as error:
+                raise named(error, self.database.path) from error
+            undo.pop_all()
         self._seen = self.read(HEAD)[0][0]
         self._open = True
         self._housekeeper = asyncio.create_task(self._housekeeping(), name="tidings-housekeeping")
         self._housekeeper.add_done_callback(self._ended)
+
+    def _open_files(self, undo: contextlib.ExitStack) -> None:
+        self._reader = self.database.connect()
+        undo.callback(self._reader.close)
+        self._reader.executescript(SCHEMA + membership.SCHEMA + steady.SCHEMA)
+        self.steady = steady.time_of(self._reader, self.clock, membership.boot())
+        self._reader.execute(READ_ONCE)
+        self.lent = Lent(self.database.side(".lent"))
+        undo.callback(self.lent.close)
+        self._wakeup = self.new_wakeup(self._heard)
+        undo.callback(self._wakeup.close)
+        self.writer = self.new_writer(self._wakeup.signal)
 
     def new_wakeup(self, heard: Callable[[], None]) -> Wakeup:
         """How this process hears of commits; a simulation has its own."""

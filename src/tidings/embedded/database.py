@@ -47,6 +47,9 @@ PRAGMA secure_delete=OFF;
 """
 
 
+CHECK = "check its owner, the disk, and how many files a process may open (`ulimit -n`)"
+
+
 class Connection(sqlite3.Connection):
     """A connection whose transaction belongs to tidings while a handler uses it."""
 
@@ -214,8 +217,10 @@ def refuse_network(path: Path, mounts: str | None = None) -> None:
         )
 
 
-def named(error: sqlite3.Error, path: Path) -> StorageError:
-    """The StorageError that says what a SQLite error means and what to do."""
+def named(error: sqlite3.Error | OSError, path: Path) -> StorageError:
+    """The StorageError that says what an error of SQLite, or of a file beside its own, means and what to do."""
+    if isinstance(error, OSError):
+        return StorageError(f"{path}: a file beside it cannot be opened ({error.strerror}); {CHECK}.")
     if isinstance(error, sqlite3.ProgrammingError):
         return StorageBroken(f"{path}: {error}. A connection of tidings was closed or misused; start again.")
     exact: int = getattr(error, "sqlite_errorcode", 0)
@@ -225,7 +230,7 @@ def named(error: sqlite3.Error, path: Path) -> StorageError:
     if code == sqlite3.SQLITE_FULL or exact == sqlite3.SQLITE_IOERR_SHMSIZE:
         return StorageFull(f"No space is left for {path}; free some, writing goes on by itself.")
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
-        return StorageReadOnly(f"{path} or its folder cannot be written ({error}); check its owner and the disk.")
+        return StorageReadOnly(f"{path} or its folder cannot be written ({error}); {CHECK}.")
     if code == sqlite3.SQLITE_NOTADB:
         return StorageForeign(f"{path} is not a SQLite database; choose another path.")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_IOERR):

@@ -67,6 +67,11 @@ class Lent:
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._map: mmap.mmap | None = None
+        try:
+            self._room(0)  # now, not when something is lent: who opens the file is told what is lacking
+        except BaseException:
+            os.close(self._file)
+            raise
 
     def _room(self, feed: int) -> mmap.mmap:
         size = (feed + 1) * PARTS * 8

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 Positive = click.FloatRange(0, min_open=True)
 SHOP = ("examples.shop", "tidings.examples.shop")
-MOST = 20_000_000
-"""Events in a flood: each takes some tens of bytes of memory until the end."""
+MOST = 5_000_000
+"""Events in a flood: each takes some tens of bytes of memory for each handler, until the end."""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -184,10 +184,10 @@ def _tell(figures: Figures, options: Options) -> None:
     from tidings.flood.page import charts, page
     from tidings.flood.terminal import tell
 
-    if options.report is not None:
-        alone = options.report.suffix == ".svg"
-        options.report.write_text(svg(charts(figures)) if alone else page(figures), encoding="utf-8")
     if options.as_json:
         click.echo(to_json(msgspec.to_builtins(figures)))
     else:
         tell(figures, Console(highlight=False, width=None if sys.stdout.isatty() else WIDE))
+    if options.report is not None:
+        alone = options.report.suffix == ".svg"
+        options.report.write_text(svg(charts(figures)) if alone else page(figures), encoding="utf-8")

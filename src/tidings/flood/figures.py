@@ -10,14 +10,15 @@ import math
 from array import array
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import compress
 from operator import sub
 from typing import Any
 
 import msgspec
 
 from tidings.flood.growth import SAMPLES, Growth, growth, lags
-from tidings.flood.ledger import Marks, account
+from tidings.flood.ledger import Account, Marks, account
 from tidings.flood.notes import DERIVED, FOREIGN
 from tidings.flood.publisher import NEVER
 from tidings.flood.run import Evidence
@@ -104,12 +105,12 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Timeline(msgspec.Struct):
-    """When what a stage has to do came, and was done; `waited` by number of arrival, where that is one."""
+    """When what a stage has to do came, and was done, both in order; of each done, its arrival and how long since."""
 
-    came: Sequence[float]
-    done: Sequence[float]
-    numbers: Sequence[int]
-    latencies: Sequence[float]
+    came: array[float]
+    done: array[float]
+    numbers: array[int]
+    latencies: array[float]
 
 
 def figures(evidence: Evidence, **given: Any) -> Figures:
@@ -118,10 +119,11 @@ def figures(evidence: Evidence, **given: Any) -> Figures:
     times, seconds = publisher.times, max(given["seconds"], publisher.times[-1])
     end = max(seconds, _end(evidence))
     window = end / WINDOWS
-    lines = timelines(evidence)
+    accounts = _accounts(evidence)
+    lines = timelines(evidence, {number for each in accounts.values() for number in each.arrivals})
     stages = {name: _stage(name, line, times, seconds) for name, line in lines.items()}
     curves = {name: _curve(line, times, window) for name, line in lines.items()}
-    handlers = [_handler(evidence, stages[name]) for name in evidence.groups]
+    handlers = [_handler(evidence, stages[name], accounts[name]) for name in evidence.groups]
     growing = [(stage.grows.second, name) for name, stage in stages.items() if stage.grows and name != WHOLE]
     first = min(growing, default=(0.0, None))[1] or (WHOLE if stages[WHOLE].grows else None)
     whole = lines[WHOLE]
@@ -144,48 +146,45 @@ def _end(evidence: Evidence) -> float:
     return max([*settled, *(at for at in evidence.publisher.acked if at != NEVER)], default=0.0)
 
 
-def timelines(evidence: Evidence) -> dict[str, Timeline]:
-    """Of publishing, of each handler and of the whole."""
-    publisher, ledger, began = evidence.publisher, evidence.ledger, evidence.publisher.began
+def _accounts(evidence: Evidence) -> dict[str, Account]:
+    publisher = evidence.publisher
+    acked = [at != NEVER for at in publisher.acked]
+    return {
+        group: account(evidence.ledger, group, topics=topics, acked=acked, topic=publisher.topic)
+        for group, topics in evidence.groups.items()
+    }
+
+
+def timelines(evidence: Evidence, missing: Collection[int]) -> dict[str, Timeline]:
+    """Of the whole, without the arrivals that are `missing` somewhere; of publishing; of each handler."""
+    publisher, ledger = evidence.publisher, evidence.ledger
     times, acked = publisher.times, publisher.acked
-    kept = [number for number, at in enumerate(acked) if at != NEVER]
-    lines = {PUBLISH: _line(times, [acked[number] for number in kept], kept, times)}
+    kept = array("I", (number for number, at in enumerate(acked) if at != NEVER))
+    lines = {PUBLISH: _line(times, array("d", (acked[number] for number in kept)), kept, times)}
     last = array("d", acked)
     for group, topics in evidence.groups.items():
-        came = [acked[number] for number in kept if publisher.topic(number) in topics]
+        came = array("d", (acked[number] for number in kept if publisher.topic(number) in topics))
         for topic in topics:
-            came += [at - began for at in _own(ledger.told.get(topic, Marks()))[0]]
-        done, numbers = _own(ledger.settled.get(group, Marks()))
-        done = [at - began for at in done]
-        lines[group] = _line(sorted(came), done, numbers, times)
+            came += _own(ledger.told.get(topic, Marks()), publisher.began)[0]
+        done, numbers = _own(ledger.settled.get(group, Marks()), publisher.began)
+        lines[group] = _line(array("d", sorted(came)), done, numbers, times)
         for number, at in zip(numbers, done, strict=True):
-            last[number] = at if last[number] == NEVER else max(last[number], at)
-    missing = _incomplete(evidence)
-    whole = [number for number in kept if number not in missing]
-    return {WHOLE: _line(times, [last[number] for number in whole], whole, times), **lines}
+            if at > last[number] or last[number] == NEVER:
+                last[number] = at
+    whole = array("I", (number for number in kept if number not in missing))
+    return {WHOLE: _line(times, array("d", (last[number] for number in whole)), whole, times), **lines}
 
 
-def _own(marks: Marks) -> tuple[list[float], list[int]]:
-    """Without what is not of this flood; numbers are those of the arrival with which it began."""
-    found = [(at, number & ~DERIVED) for at, number in zip(marks.at, marks.numbers, strict=True) if number != FOREIGN]
-    return [at for at, _ in found], [number for _, number in found]
+def _own(marks: Marks, began: float) -> tuple[array[float], array[int]]:
+    """What is of this flood: when, since it began, and the numbers of the arrivals that led to it."""
+    own = [number != FOREIGN for number in marks.numbers]
+    times = array("d", (at - began for at in compress(marks.at, own)))
+    return times, array("I", (number & ~DERIVED for number in compress(marks.numbers, own)))
 
 
-def _line(came: Sequence[float], done: Sequence[float], numbers: Sequence[int], times: array[float]) -> Timeline:
-    return Timeline(came, sorted(done), numbers, list(map(sub, done, map(times.__getitem__, numbers))))
-
-
-def _incomplete(evidence: Evidence) -> set[int]:
-    """Arrivals that a handler has not settled."""
-    publisher, missing = evidence.publisher, set[int]()
-    for group in evidence.left:
-        seen = set(evidence.ledger.settled.get(group, Marks()).numbers)
-        topics = evidence.groups[group]
-        missing.update(
-            number for number in range(len(publisher.times))
-            if number not in seen and publisher.topic(number) in topics
-        )  # fmt: skip
-    return missing
+def _line(came: array[float], done: array[float], numbers: array[int], times: array[float]) -> Timeline:
+    latencies = array("d", map(sub, done, map(times.__getitem__, numbers)))
+    return Timeline(came, array("d", sorted(done)), numbers, latencies)
 
 
 def _stage(name: str, line: Timeline, times: array[float], seconds: float) -> Stage:
@@ -197,10 +196,8 @@ def _stage(name: str, line: Timeline, times: array[float], seconds: float) -> St
     )  # fmt: skip
 
 
-def _handler(evidence: Evidence, stage: Stage) -> HandlerStage:
-    publisher, name = evidence.publisher, stage.name
-    acked = [at != NEVER for at in publisher.acked]
-    found = account(evidence.ledger, name, topics=evidence.groups[name], acked=acked, topic=publisher.topic)
+def _handler(evidence: Evidence, stage: Stage, found: Account) -> HandlerStage:
+    name = stage.name
     left = evidence.left.get(name, 0)
     return HandlerStage(
         **msgspec.structs.asdict(stage), retried=evidence.ledger.back[name],

@@ -47,11 +47,15 @@ class Ledger:
 
 
 class Account(msgspec.Struct, frozen=True):
-    """What became of the events that a group had to settle. `twice`: settled more than once."""
+    """What became of the events that a group had to settle. `twice`: settled more than once.
+
+    `missing` are not settled; of them, `arrivals` are known by their numbers.
+    """
 
     settled: int
     missing: int
     twice: int
+    arrivals: Sequence[int]
 
 
 def account(ledger: Ledger, group: str, *, topics: Collection[str], acked: Sequence[bool], topic: Callable[[int], str]
@@ -73,7 +77,7 @@ def account(ledger: Ledger, group: str, *, topics: Collection[str], acked: Seque
             twice += 1
         else:
             seen[number] = 1
-    missing = sum(1 for number, was in enumerate(acked) if was and not seen[number] and topic(number) in topics)
+    missing = [number for number, was in enumerate(acked) if was and not seen[number] and topic(number) in topics]
     told = sum(sum(1 for number in ledger.told[name].numbers if number != FOREIGN)
                for name in topics if name in ledger.told)  # fmt: skip
-    return Account(sum(seen) + derived, missing + max(told - derived, 0), twice + max(derived - told, 0))
+    return Account(sum(seen) + derived, len(missing) + max(told - derived, 0), twice + max(derived - told, 0), missing)

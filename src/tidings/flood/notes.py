@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import struct
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,16 +51,18 @@ class Notebook:
         self._run = run
         self._names: dict[str, int] = {}
 
-    def note(self, kind: int, name: str, records: Sequence[Record], at: float) -> None:
+    def note(self, kind: int, name: str, records: Iterable[Record], at: float) -> None:
         """Write down what was done with these, all at once."""
         run, start = self._run, len(self._run)
         numbers = array("I")
+        add = numbers.append
         for record in records:
-            id = record.headers.get("correlationid")
-            derived = DERIVED
-            if id is None:
-                id, derived = record.id, 0
-            numbers.append(int(id[start:]) | derived if id.startswith(run) else FOREIGN)
+            id = record.id
+            if id.startswith(run):
+                add(int(id[start:]))
+            else:
+                id = record.headers.get("correlationid", "")
+                add(int(id[start:]) | DERIVED if id.startswith(run) else FOREIGN)
         head = b"" if name in self._names else self._define(name)
         os.write(self._file, head + HEADER.pack(kind, self._names[name], len(numbers), at) + numbers.tobytes())
 

@@ -42,7 +42,7 @@ MAY_IMPORT = (
     | dict.fromkeys(["brokers.sqlite", "stores.sqlite"], UPTO[0] | {"embedded"})
     | dict.fromkeys(EDGES, UPTO[5] | EDGES)
     | {"cli": UPTO[5] | EDGES | {"embedded"}}
-    | dict.fromkeys(["chaos", "testing"], UPTO[5] | EDGES | {"embedded", "brokers"})
+    | dict.fromkeys(["chaos", "testing"], UPTO[5] | EDGES | {"embedded", "brokers", "stores"})
 )
 MODULES = {
     ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__"): ast.parse(path.read_bytes())

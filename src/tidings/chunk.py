@@ -82,7 +82,7 @@ class ChunkLane(Lane):
 
     async def step(self) -> None:
         """Handle the next chunk, and again what of it was not reached."""
-        keys: set[str] = set()
+        keys: dict[str, None] = {}
         self._interrupted = None
         try:
             await self._handle(await self._take(keys), {})
@@ -118,7 +118,7 @@ class ChunkLane(Lane):
         """Handle the items and settle what is done."""
         raise NotImplementedError
 
-    async def _take(self, keys: set[str]) -> list[Item]:
+    async def _take(self, keys: dict[str, None]) -> list[Item]:
         """The next items, and in `keys` what they keep busy. Lanes beside this one get their share."""
         bound, turns = self.desk.bound, self.desk.turns
         most = bound.options.batch if bound.takes_list else min(CHUNK, -(-len(turns.queue) // bound.concurrency))
@@ -127,7 +127,7 @@ class ChunkLane(Lane):
             self.current = delivery
             self._holding += 1
             if delivery.record.key is not None:
-                keys.add(delivery.record.key)
+                keys[delivery.record.key] = None
             items += await self._item(delivery)
         return items
 

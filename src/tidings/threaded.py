@@ -55,7 +55,7 @@ class ThreadLane(ChunkLane):
         if function is None:
             await super().step()
             return
-        turns, keys = self.desk.turns, set[str]()
+        turns, keys = self.desk.turns, dict[str, None]()
         taken = self._grab(keys)
         burst = Burst()
         self._interrupted, self._interruptible = None, True
@@ -79,7 +79,7 @@ class ThreadLane(ChunkLane):
             await self._singly(delivery, burst.error)
         self._holding = 0
 
-    def _grab(self, keys: set[str]) -> list[Delivery]:
+    def _grab(self, keys: dict[str, None]) -> list[Delivery]:
         """The next events, this lane's share of them, and in `keys` what they keep busy."""
         turns, taken = self.desk.turns, list[Delivery]()
         share = -(-len(turns.queue) // self.desk.bound.concurrency)
@@ -89,7 +89,7 @@ class ThreadLane(ChunkLane):
         while len(taken) < share and (delivery := turns.take(keys)) is not None:
             taken.append(delivery)
             if delivery.record.key is not None:
-                keys.add(delivery.record.key)
+                keys[delivery.record.key] = None
         self._holding = len(taken)
         self.current = taken[0] if taken else None
         self._stopped = False

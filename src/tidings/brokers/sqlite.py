@@ -140,8 +140,8 @@ class SqliteBroker:
         self.topics: dict[str, int] = {}
         self._headers: tuple[Mapping[str, str], str] = ({}, "{}")
         self._header_text: tuple[str, Mapping[str, str]] = ("{}", {})
-        self._groups: set[Group] = set()
-        self._views: set[View] = set()
+        self._groups: dict[Group, None] = {}  # in the order in which they came: all runs of a simulation are the same
+        self._views: dict[View, None] = {}
         self._spread = 0
         self._seen = 0
         self._stir = asyncio.Event()
@@ -222,9 +222,9 @@ class SqliteBroker:
     def forget(self, reader: Any) -> None:
         """It is closed."""
         if isinstance(reader, Group):
-            self._groups.discard(reader)
+            self._groups.pop(reader, None)
         else:
-            self._views.discard(reader)
+            self._views.pop(reader, None)
 
     def check(self) -> None:
         """Raises Closed where the broker is not open."""
@@ -336,12 +336,12 @@ class SqliteBroker:
         if group is None:
             cursors = {name: position(self._reader, self.topics[name], start) for name in topics}
             view = View(self, cursors)
-            self._views.add(view)
+            self._views[view] = None
             return view
         (group_id,) = self.read("SELECT id FROM tidings_group WHERE name = ?", (group,))[0]
         feeds = self.read(FEEDS_OF, (group_id,))
         member = Group(self, group_id, group, [Feed(*feed) for feed in feeds if feed[2] in topics])
-        self._groups.add(member)
+        self._groups[member] = None
         try:
             await member.join()
         except BaseException:
@@ -463,7 +463,7 @@ class SqliteBroker:
         members = self.read(membership.MEMBERS)
         now = self.clock.monotonic()
         dead = [id for id, _, process, lease in members
-                if process != self.process.name and (lease < now or Process.dead(process))]  # fmt: skip
+                if process != self.process.name and (lease < now or self.process.dead(process))]  # fmt: skip
         if dead:
             await self.run(lambda connection: membership.bury_members(connection, dead, self.lent))
         owners = self.read("SELECT grp, owner, count(*) FROM tidings_part GROUP BY grp, owner")
@@ -495,17 +495,18 @@ class SqliteBroker:
         """Remove what is past its time, in small steps, and never what a group has not settled."""
         await self.run(lambda connection: connection.execute(FORGET_PASSED))
         for topic, keep_seconds, keep_count in self.read("SELECT id, keep_seconds, keep_count FROM tidings_topic"):
-            oldest = self._oldest_kept(topic, keep_seconds, keep_count)
+            if not (oldest := self._oldest_kept(topic, keep_seconds, keep_count)):
+                continue
             slowest = self.read(SLOWEST, {"topic": topic})[0][0]
             values = {"topic": topic, "oldest": oldest, "slowest": oldest if slowest is None else slowest}
-            removed = 1000 if oldest else 0
+            removed = 1000
             while removed == 1000:
                 removed = await self.run(partial(_expire, values=values))
 
     def _oldest_kept(self, topic: int, keep_seconds: float | None, keep_count: int | None) -> int:
         """The last position that may go: everything up to it is past both limits that are set."""
         limits = []
-        if keep_seconds is not None:
+        if keep_seconds is not None and keep_seconds < float("inf"):
             limits.append(position(self._reader, topic, self.clock.now() - keep_seconds))
         if keep_count is not None:
             row = self.read(

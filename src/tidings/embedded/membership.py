@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import mmap
 import os
 import struct
@@ -135,6 +136,7 @@ def boot() -> str:
     return _machine().partition(".")[0]
 
 
+@functools.cache
 def _machine() -> str:
     if not sys.platform.startswith("linux"):
         return ""

@@ -1,0 +1,131 @@
+"""One run of a plan: from a seed, or from the choices of an earlier run."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tidings.app import App
+from tidings.testing.sim.faults import Faults
+from tidings.testing.sim.simulation import Simulation
+from tidings.testing.sim.tape import Choices, Place, Tape
+from tidings.testing.sim.verdict import judge
+from tidings.testing.sim.world import Moment
+
+Scenario = Callable[[Simulation], Awaitable[Any]]
+
+
+class Invariant(msgspec.Struct, frozen=True):
+    """A function that raises AssertionError where something does not hold: at the end, or after every commit."""
+
+    check: Callable[[Simulation], Any]
+    after: str
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What is simulated: apps, what is published to them, what must hold, what may go wrong."""
+
+    apps: Sequence[App]
+    scenario: Scenario
+    invariants: Sequence[Invariant] = ()
+    faults: Faults = Faults()
+    processes: int = 2
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What came of a run. `choices` are those that were not 0; `error` is None where all held."""
+
+    seed: int
+    choices: Choices
+    error: BaseException | None
+    timeline: list[Moment]
+    steps: int
+    rates: Mapping[str, float]
+    trace: list[tuple[int, str]]
+
+
+class Stage:
+    """Where runs of a plan take place: a folder in memory, and a file to begin with in which all is declared."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        memory = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
+        self._folder = Path(tempfile.mkdtemp(prefix="tidings-", dir=memory if os.access(memory, os.W_OK) else None))
+        self._template = self._folder / "template"
+        self._template.mkdir()
+        self._prepare()
+
+    def close(self) -> None:
+        """Remove it."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _prepare(self) -> None:
+        """Let a process declare everything and leave."""
+        tape = Tape(0, {})
+        with _silence():
+            world = Simulation(self.plan.apps, self._template, tape, faults=Faults.none(), seed=0, processes=1)
+            world.prepare()
+        self._bounds = world.bounds
+
+    def play(
+        self, seed: int, choices: Mapping[Place, int] | None = None, *, rates: Mapping[str, float] | None = None,
+        trace: bool = False,
+    ) -> Outcome:  # fmt: skip
+        """Run it: by chance, or as the choices of an earlier run with this seed and these rates say."""
+        rates = self.plan.faults.swarm(seed) if rates is None else rates
+        tape = Tape(seed, rates, choices)
+        folder = self._folder / "run"
+        shutil.copytree(self._template, folder)
+        world = Simulation(
+            self.plan.apps, folder, tape, faults=self.plan.faults, seed=seed, processes=self.plan.processes
+        )
+        world.bounds = self._bounds
+        if trace:
+            world.loop.trace = []
+        world.on_commit = self._watch(world)
+        error: BaseException | None = None
+        try:
+            with _silence():
+                world.run(self.plan.scenario, self._judge)
+        except Exception as raised:  # noqa: BLE001 - whatever it is, it is what came of the run
+            error = raised
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return Outcome(seed, tape.played, error, world.timeline, world.loop.steps, rates, world.loop.trace or [])
+
+    def _watch(self, world: Simulation) -> Callable[[], None] | None:
+        checks = [invariant.check for invariant in self.plan.invariants if invariant.after == "commit"]
+        if not checks:
+            return None
+
+        def watch() -> None:
+            for check in checks:
+                check(world)
+
+        return watch
+
+    async def _judge(self, world: Simulation) -> None:
+        await judge(world)
+        for invariant in self.plan.invariants:
+            result = invariant.check(world)
+            if isinstance(result, Awaitable):
+                await result
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """What the engine logs about faults that were meant is no news."""
+    log = logging.getLogger("tidings")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before

@@ -120,10 +120,12 @@ class Driver:
     async def _fault_all(self) -> None:
         """Let faults happen at random until every planned one has, also those at named places."""
         faults, chance = self.faults, self.faults.chance
-        while faults.missing and not any(child.finished for child in self.crew.publishers):
+        while faults.missing and not all(child.finished for child in self.crew.publishers):
             self._check()
             await asyncio.sleep(chance.uniform(0.2, 1.0))
-            if faults.at_random and self._due():
+            if not self._due():
+                continue
+            if faults.at_random:
                 kind = faults.at_random.popleft()
                 if not await self.crew.suffer(kind):
                     faults.at_random.append(kind)
@@ -191,10 +193,11 @@ class Driver:
     def _check(self) -> None:
         """Raise Stuck where nothing moves any more, or the time is over."""
         now = time.monotonic()
-        if now - self._moved > self.plan.patience:
+        patience = self.plan.patience + self.plan.frozen_for  # nothing moves while those stand still that hold it all
+        if now - self._moved > patience:
             missing = ", ".join(sorted(self.faults.missing)) or "no fault"
             raise Stuck(
-                f"broken off: nothing has moved for {self.plan.patience:g} s, with {self._look.pending} deliveries "
+                f"broken off: nothing has moved for {patience:g} s, with {self._look.pending} deliveries "
                 f"pending; still to happen: {missing}"
             )
         if self.plan.time_limit is not None and now - self._began > self.plan.time_limit:

@@ -13,7 +13,7 @@ import logging
 import os
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -42,23 +42,24 @@ class Publisher:
         """Everything, from where the last one was killed."""
         done = self.journal.entries
         await self._publish_again(app, [number for number in sorted(done.acked - done.again) if self._twice(number)])
-        for window in self._windows():
-            while self._allowed() <= window[0]:  # noqa: ASYNC110 - the driver is another process
-                await asyncio.sleep(LOOK_EVERY)
-            await self._publish_window(app, window)
-
-    def _windows(self) -> Iterator[Sequence[int]]:
-        done = self.journal.entries
-        unknown = sorted(done.attempted - done.acked)
-        again = [number for number in unknown if number // self.plan.publishers % 2 or self._twice(number)]
-        if again:
-            yield again
+        if unknown := self._unknown():
+            await self._publish_window(app, unknown)
         first = max(done.attempted, default=self.index - self.plan.publishers) + self.plan.publishers
         todo = range(first, self.plan.events, self.plan.publishers)
         while todo:
-            size = random.randint(1, LARGEST_WINDOW)  # noqa: S311 - of no consequence
-            yield todo[:size]
+            allowed = len(range(todo.start, self._allowed(), self.plan.publishers))
+            if not allowed:
+                await asyncio.sleep(LOOK_EVERY)
+                continue
+            size = random.randint(1, min(allowed, len(todo), LARGEST_WINDOW))  # noqa: S311 - of no consequence
+            await self._publish_window(app, todo[:size])
             todo = todo[size:]
+
+    def _unknown(self) -> Sequence[int]:
+        """What was attempted and not acknowledged, and is tried again."""
+        done = self.journal.entries
+        unknown = sorted(done.attempted - done.acked)
+        return [number for number in unknown if number // self.plan.publishers % 2 or self._twice(number)]
 
     async def _publish_window(self, app: App, window: Sequence[int]) -> None:
         twice = [number for number in window if self._twice(number)]

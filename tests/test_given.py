@@ -265,6 +265,27 @@ async def test_fields_are_compared_deep_inside(shop: App) -> None:
     ]
 
 
+async def test_keys_that_differ_are_named(shop: App) -> None:
+    reports = shop.table("reports", dict[str, int])
+    when = given(shop, Row(reports, "r", {"x": 1, "y": 2})).when()
+    await when.then(Row(reports, "r", {"y": 2, "x": 1}))
+    assert await message(when.then(Row(reports, "r", {"x": 2, "z": 2}))) == [
+        "row 'r' of shop.reports: ['x']: expected 2, was 1",
+        "row 'r' of shop.reports: ['z']: expected 2, was nothing",
+        "row 'r' of shop.reports: ['y']: expected nothing, was 2",
+    ]
+
+
+async def test_many_events_are_not_all_shown(shop: App) -> None:
+    items = {f"{number:03}": 2 for number in range(200)}
+    right = [Low(sku=sku, left=8) for sku in items]
+    when = given(shop).when(Ordered(order="o1", items=items))
+    await when.then(*right)
+    lines = await message(when.then(*right[:100], Told(order="-", text="half"), *right[100:]))
+    assert lines[11:13] == ["  as expected and 90 more", "  missing     Told(order='-', text='half', parts=[])"]
+    assert len(lines) == 1 + 11 + 1 + 11
+
+
 async def test_what_is_missing_and_what_is_unexpected(shop: App) -> None:
     when = given(shop).when(Ordered(order="o1", items={"x": 5, "y": 5}))
     assert await message(when.then()) == [

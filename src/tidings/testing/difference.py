@@ -5,7 +5,9 @@ A pattern is a sequence of events, of `Some`, which leaves fields open, of `AnyO
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from types import EllipsisType
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
@@ -17,6 +19,8 @@ E = TypeVar("E", bound=Event)
 
 ALIGNED = 1_000_000
 """Pairs of events that are compared at most to find which belongs to which."""
+SHOWN = 10
+"""Events that are shown in a row of those that are all as expected, missing or unexpected."""
 
 
 class Some(Generic[E]):
@@ -46,6 +50,18 @@ One: TypeAlias = Event | Some[Any]
 Item: TypeAlias = Event | Some[Any] | AnyOrder | EllipsisType
 
 
+class Absent(enum.Enum):
+    """What stands for a key that is not there."""
+
+    ABSENT = "nothing"
+
+    def __repr__(self) -> str:
+        return self.value
+
+
+ABSENT = Absent.ABSENT
+
+
 class Gap(NamedTuple):
     """Where two values differ: the path to it, `items['x'].count`, and what was there."""
 
@@ -67,9 +83,9 @@ def gaps(expected: Any, actual: Any, path: str = "") -> Iterator[Gap]:
     elif isinstance(expected, msgspec.Struct):
         for name in expected.__struct_fields__:
             yield from gaps(getattr(expected, name), getattr(actual, name), f"{path}.{name}".lstrip("."))
-    elif isinstance(expected, Mapping) and expected.keys() == actual.keys():
-        for key in expected:
-            yield from gaps(expected[key], actual[key], f"{path}[{key!r}]")
+    elif isinstance(expected, Mapping):
+        for key in expected | actual:
+            yield from gaps(expected.get(key, ABSENT), actual.get(key, ABSENT), f"{path}[{key!r}]")
     elif isinstance(expected, (list, tuple)) and len(expected) == len(actual):
         for number, (left, right) in enumerate(zip(expected, actual, strict=True)):
             yield from gaps(left, right, f"{path}[{number}]")
@@ -125,19 +141,24 @@ def _pairs(wanted: Sequence[One], actual: Sequence[Any]) -> bool:
 def explain(pattern: Sequence[Item], actual: Sequence[Any]) -> list[str]:
     """What is as expected, what differs and in which fields, what is missing and what came besides; a line for each."""
     others = "and" if any(isinstance(item, EllipsisType) for item in pattern) else "unexpected"
-    expected = [*_in_line(pattern, actual)]
+    told = [_told(left, right, others) for left, right in _aligned([*_in_line(pattern, actual)], actual)]
     lines: list[str] = []
-    for left, right in _aligned(expected, actual):
-        if left is None:
-            lines.append(f"{others:12}{right!r}")
-        elif right is None:
-            lines.append(f"{'missing':12}{left!r}")
-        elif same(left, right):
-            lines.append(f"{'as expected':12}{right!r}")
-        else:
-            lines.append(f"{'differs':12}{type(right).__name__}")
-            lines += [f"{'':14}{gap}" for gap in _event_gaps(left, right)]
+    for label, group in groupby(told, key=lambda each: each[0]):
+        texts = [f"{label:12}{text}" for _, text in group]
+        lines += texts[:SHOWN]
+        if len(texts) > SHOWN:
+            lines.append(f"{label:12}and {len(texts) - SHOWN} more")
     return lines
+
+
+def _told(left: One | None, right: Any, others: str) -> tuple[str, str]:
+    if left is None:
+        return others, repr(right)
+    if right is None:
+        return "missing", repr(left)
+    if same(left, right):
+        return "as expected", repr(right)
+    return "differs", "".join([type(right).__name__, *(f"\n{'':14}{gap}" for gap in _event_gaps(left, right))])
 
 
 def _in_line(pattern: Sequence[Item], actual: Sequence[Any]) -> Iterator[One]:

@@ -8,6 +8,7 @@ Each runs on a broker of its own that is empty at first, with a clock that stand
 from __future__ import annotations
 
 import contextlib
+import textwrap
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from types import EllipsisType
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
@@ -153,7 +154,7 @@ async def _differences(
 ) -> list[str]:
     lines: list[str] = []
     if not fits(events, published):
-        lines += ["published:", *(f"  {line}" for line in explain(events, published))]
+        lines += ["published:", textwrap.indent("\n".join(explain(events, published)), "  ")]
     for outcome in outcomes:
         lines += await outcome.differs(scene)
     return lines + scene.surprises()

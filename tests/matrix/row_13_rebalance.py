@@ -90,9 +90,9 @@ class Changes:
 async def publish(site: Site, changes: Changes) -> int:
     """Events at a steady pace for as long as members change."""
     numbers = 0
-    until_ = time.monotonic() + SECONDS
+    end = time.monotonic() + SECONDS
     async with site.publisher() as publisher:
-        while time.monotonic() < until_:
+        while time.monotonic() < end:
             await publisher.publish(*(Moved(key=f"k{n % KEYS}", number=n) for n in range(numbers, numbers + 24)))
             numbers += 24
             await asyncio.sleep(0.05)
@@ -107,8 +107,8 @@ async def run(folder: Path) -> Figures:
         changes = Changes(site)
         async with asyncio.TaskGroup() as group:
             publishing = group.create_task(publish(site, changes))
-            for run_ in (changes.here, changes.in_order, changes.killed):
-                group.create_task(run_())
+            for change in (changes.here, changes.in_order, changes.killed):
+                group.create_task(change())
         count = publishing.result()
         await site.drained()
         effects, tallied = site.effects(), site.tally("shop.tally")

@@ -6,9 +6,9 @@ import pytest
 
 from tests.matrix import Row, rows
 
+LONG = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-@pytest.mark.parametrize(
-    "row", [pytest.param(row, id=row.number, marks=[] if row.quick else pytest.mark.slow) for row in rows()]
-)
+
+@pytest.mark.parametrize("row", [pytest.param(row, id=row.number, marks=[] if row.quick else LONG) for row in rows()])
 async def test_the_row_holds(row: Row, tmp_path: Path) -> None:
     assert await row.run(tmp_path)

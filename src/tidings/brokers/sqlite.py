@@ -437,6 +437,8 @@ class SqliteBroker:
             due = None
             self._stir.clear()
             try:
+                if self.writer.broken is not None:
+                    raise self.writer.broken
                 now = self.clock.monotonic()
                 self.writer.expire(BUSY_WAIT)
                 if self._groups and now - heartbeat > self.lease / 3:
@@ -454,6 +456,8 @@ class SqliteBroker:
                 if now - retention > RETENTION_EVERY:
                     retention = now
                     await self._retain()
+            except StorageBroken:
+                raise  # whoever waits for more is to hear of it, not to look as if it lived
             except (StorageError, Closed) as error:
                 log.warning("the housekeeping of %s will try again: %s", self.database.path, error)
             until_due = tick if due is None else max(due - self.clock.now(), 0.0)

@@ -140,6 +140,11 @@ class Writer:
                         )
                     )
 
+    @property
+    def broken(self) -> StorageError | None:
+        """Why nothing more is written."""
+        return self._broken
+
     async def close(self) -> None:
         """Commit what is queued, then end the thread."""
         if self._closed:
@@ -327,6 +332,7 @@ class Writer:
             return 0
 
     def _farewell(self, connection: Connection) -> None:
-        with contextlib.suppress(sqlite3.Error), self._turn():
-            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        if not self._broken:
+            with contextlib.suppress(sqlite3.Error), self._turn():
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         connection.close()

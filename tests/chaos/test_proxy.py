@@ -230,7 +230,7 @@ async def test_a_slow_receiver_makes_the_sender_wait(target: Target, way: Way) -
 
 
 async def test_all_of_it_ends_with_the_block(target: Target) -> None:
-    before = asyncio.all_tasks()
+    before, files = asyncio.all_tasks(), os.listdir("/proc/self/fd")
     async with lines(target, TestClock()) as (proxy, open_line):
         proxy.set(Latency(seconds=3600.0))
         opened = [await open_line() for _ in range(3)]
@@ -240,9 +240,19 @@ async def test_all_of_it_ends_with_the_block(target: Target) -> None:
         assert proxy.open == 3
         address = proxy.address
     assert asyncio.all_tasks() == before
+    assert os.listdir("/proc/self/fd") == files
     assert proxy.open == proxy.held == 0
     with pytest.raises(ConnectionRefusedError):
         await connected(address)
+
+
+async def test_many_connections_at_once(target: Target) -> None:
+    async with lines(target) as (proxy, open_line):
+        opened = [await open_line() for _ in range(100)]
+        assert proxy.open == 100
+        messages = [os.urandom(10_000) for _ in opened]
+        proxy.set(Slicer(size=999))
+        assert await asyncio.gather(*map(echoed, opened, messages)) == messages
 
 
 async def test_an_error_of_the_block_comes_out_as_it_is(target: Target) -> None:
@@ -315,9 +325,9 @@ async def test_latency_delays_the_end_too(target: Target, way: Way) -> None:
 
 async def test_jitter_keeps_the_order(target: Target) -> None:
     class Luck(TestClock):
-        """Up and down."""
+        """None, then all, then none."""
 
-        turn = 0
+        turn = 1
 
         def random(self) -> float:
             self.turn += 1
@@ -326,14 +336,17 @@ async def test_jitter_keeps_the_order(target: Target) -> None:
     clock = Luck()
     async with line(target, clock) as through:
         through.proxy.set(Latency(seconds=10.0, jitter=8.0))
-        for part in (MESSAGE[:16], MESSAGE[16:]):
-            held = through.proxy.held
-            await send(through.client, part)
-            await until(lambda held=held: through.proxy.held == held + 16)  # type: ignore[misc]
-        await clock.advance(17.5)  # 18 s and 2 s
+        for number in range(3):
+            await send(through.client, MESSAGE)
+            await until(lambda number=number: through.proxy.held == (number + 1) * len(MESSAGE))  # type: ignore[misc]
+        await clock.advance(1.5)
         assert nothing(through.server)
         await clock.advance(0.5)
-        assert await receive(through.server, 32) == MESSAGE
+        assert await receive(through.server, len(MESSAGE)) == MESSAGE
+        await clock.advance(15.5)
+        assert nothing(through.server)
+        await clock.advance(0.5)
+        assert await receive(through.server, 2 * len(MESSAGE)) == 2 * MESSAGE
 
 
 async def test_healing_passes_on_what_was_held_back(target: Target) -> None:
@@ -344,6 +357,15 @@ async def test_healing_passes_on_what_was_held_back(target: Target) -> None:
         through.proxy.heal()
         assert await receive(through.server, len(MESSAGE)) == MESSAGE
         assert through.proxy.faults == ()
+
+
+async def test_healing_does_not_wait_for_the_next_piece(target: Target) -> None:
+    async with line(target, TestClock()) as through:
+        through.proxy.set(Slicer(size=1, pause=3600.0))
+        await send(through.client, MESSAGE)
+        assert await receive(through.server, 1) == MESSAGE[:1]
+        through.proxy.heal()
+        assert await receive(through.server, len(MESSAGE) - 1) == MESSAGE[1:]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -422,6 +444,30 @@ async def test_a_cut_counts_over_several_reads(target: Target, way: Way, fault: 
         assert await receive(sender, 100_000) == LARGE[:100_000]
         await send(sender, MESSAGE)
         assert await rest(receiver) == (MESSAGE[:8], ending)
+
+
+async def test_a_limit_that_is_set_again_counts_again(target: Target) -> None:
+    async with line(target) as through:
+        through.proxy.set(LimitData(bytes=33, direction="up"))
+        await send(through.client, MESSAGE)
+        assert await receive(through.server, 32) == MESSAGE
+        through.proxy.set(LimitData(bytes=33, direction="up"))
+        await send(through.client, MESSAGE)
+        assert await receive(through.server, 32) == MESSAGE
+        await send(through.client, MESSAGE)
+        assert await rest(through.server) == (MESSAGE[:1], "closed")
+
+
+@pytest.mark.parametrize("fault", [Reset(after=30_000), LimitData(bytes=30_000)])
+async def test_a_slow_receiver_gets_all_that_comes_before_a_cut(target: Target, fault: Fault) -> None:
+    target.listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # so that the proxy's side has to keep some
+    async with line(target) as through:
+        through.proxy.set(fault)
+        await send(through.client, LARGE[:40_000])
+        await until(lambda: through.proxy.held == 10_000)
+        await asyncio.sleep(0)  # now it could end the connection
+        got, _ = await rest(through.server)
+        assert got == LARGE[:30_000]
 
 
 async def test_a_large_message_is_cut_exactly(target: Target) -> None:
@@ -607,7 +653,7 @@ async def test_a_target_elsewhere_needs_a_flag() -> None:
     with pytest.raises(ConfigError, match=r"192\.0\.2\.1, which is not an address of this machine"):
         async with Proxy(("192.0.2.1", 80)):
             pass
-    async with Proxy(("192.0.2.1", 80), remote=True):
+    async with Proxy(("192.0.2.1", 80), remote_is_mine=True):
         pass
 
 

@@ -33,18 +33,21 @@ Address: TypeAlias = tuple[str, int]
 class Proxy:
     """Passes connections to `address` on to `target`, with the faults that are set. All of it ends with the block.
 
-    It listens on 127.0.0.1, on `port` or on one that is free. `target` has to be on this machine unless `remote` is
-    true: ConfigError. A slow receiver makes the sender wait: each direction of a connection holds about 1 MiB at most.
+    It listens on 127.0.0.1, on `port` or on one that is free. A slow receiver makes the sender wait: each direction of
+    a connection holds about 1 MiB at most. Raises ConfigError for a `target` that cannot be found, or that is not on
+    this machine unless you say that it is yours to break.
     """
 
-    def __init__(self, target: Address, *, port: int = 0, remote: bool = False, clock: Clock | None = None) -> None:
+    def __init__(
+        self, target: Address, *, port: int = 0, remote_is_mine: bool = False, clock: Clock | None = None
+    ) -> None:
         self.target = target
         self.address: Address = (LOOPBACK, port)
         self.faults: tuple[Fault, ...] = ()
         """Those that are set."""
         self.fired: Counter[str] = Counter()
         """How often each kind of fault has done something: to a chunk of bytes, a connection or the listener."""
-        self._remote = remote
+        self._remote_is_mine = remote_is_mine
         self._clock = clock or Clock()
         self._rules: dict[Way, Rules] = {"up": rules((), "up"), "down": rules((), "down")}
         self._pipes: set[Pipe] = set()
@@ -57,7 +60,7 @@ class Proxy:
     # -- the block
 
     async def __aenter__(self) -> Self:
-        self._targets = await _resolved(self.target, remote=self._remote)
+        self._targets = await _resolved(self.target, remote_is_mine=self._remote_is_mine)
         self._holder = _bound(self.address)
         self.address = self._holder.getsockname()
         await self._tasks.__aenter__()
@@ -196,7 +199,8 @@ async def _raise(error: Exception) -> None:
 
 def _prepare(end: socket.socket) -> None:
     end.setblocking(False)
-    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with contextlib.suppress(OSError):  # some systems refuse it where the other side has gone already
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _bound(address: Address) -> socket.socket:
@@ -222,18 +226,18 @@ def _end(end: socket.socket, *, reset: bool) -> None:
     end.close()
 
 
-async def _resolved(target: Address, *, remote: bool) -> list[Any]:
+async def _resolved(target: Address, *, remote_is_mine: bool) -> list[Any]:
     host, port = target
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise ConfigError(f"The proxy's target {host}:{port} cannot be found: {error}") from error
-    if not remote:
+    if not remote_is_mine:
         for family, _, _, _, address in found:
             if not is_here(family, str(address[0])):
                 raise ConfigError(
                     f"The proxy's target {host}:{port} is {address[0]}, which is not an address of this machine; "
-                    "say remote=True where it is yours to break."
+                    "say remote_is_mine=True where it is yours to break."
                 )
     return found
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -157,12 +159,58 @@ def test_dead_letters_are_a_failure(program: str) -> None:
     assert (told["dead"], told["lost"], pay["dead"], pay["retried"]) == (20, 0, {"ValueError": 20}, 20)
 
 
+def test_the_cause_of_dead_letters_is_told(program: str) -> None:
+    result = flood(program, how="fail", rate=5)
+    assert "Dead in shop.pay: 5 x ValueError: o-0" in result.out
+    assert "Not well: 5 dead letters." in result.out
+
+
+def test_the_shop_brings_its_orders() -> None:
+    result = tidings("flood", "examples.shop:apps", "--rate", "40", "--seconds", "1", "--json")
+    told = result.json
+    assert result.code == 0, result.err
+    assert told["whole"]["events"] == 40
+    assert stage(told, "payment.settle")["events"] >= 40
+    assert stage(told, "mail.write")["latency"]["p50"] > stage(told, "payment.settle")["latency"]["p50"]
+
+
+def test_a_function_may_make_what_arrives(program: str) -> None:
+    maker = f"""
+import {program} as shop
+def orders():
+    for number in range(7):
+        yield shop.Placed(order_id=f"made-{{number}}")
+"""
+    Path(f"{program}_maker.py").write_text(maker)
+    result = tidings(
+        "flood", f"{program}:app", "--events", f"{program}_maker:orders", "--rate", "20", "--seconds", "1", "--json"
+    )
+    assert result.code == 0, result.err
+    assert stage(result.json, "shop.book")["events"] == 20, "seven, again and again"
+
+
+def test_an_interrupt_ends_it_and_its_workers(program: str) -> None:
+    sample = json.dumps({"order_id": "o"})
+    process = terminal.start("flood", f"{program}:app", "--event", "order.placed", sample, "--rate", "20")
+    working = f"/proc/{process.pid}/task/{process.pid}/children"
+    for _ in range(1000):
+        if Path(working).read_text().split():
+            break
+        time.sleep(0.01)
+    (worker,) = Path(working).read_text().split()
+    process.send_signal(signal.SIGINT)
+    result = terminal.finish(process)
+    assert result.code == 130
+    assert "Traceback" not in result.err
+    assert not Path(f"/proc/{worker}").exists()
+
+
 def test_a_worker_that_dies_is_a_failure_and_is_followed_by_another(program: str) -> None:
     result = flood(program, "--json", how="die", rate=50)
     told = result.json
 
     assert result.code == 1
-    assert (told["deaths"], told["left"], told["dead"]) == (1, 0, 0)
+    assert (told["deaths"], told["left"], told["dead"]) == ({"exit code 9": 1}, 0, 0)
     assert stage(told, "shop.book")["events"] == 50
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import signal
 import socket
 import sys
 from asyncio.subprocess import DEVNULL, Process
+from collections import Counter
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -28,7 +30,7 @@ class Hand:
 
     def __init__(self, number: int, duty: Duty, folder: Path) -> None:
         self.ready = asyncio.Event()
-        self.deaths = 0
+        self.deaths: Counter[str] = Counter()
         self._duty = msgspec.json.encode(duty).decode()
         self._log = folder / f"worker-{number}.log"
         self._ending = False
@@ -40,9 +42,9 @@ class Hand:
             code = await self._live()
             if self._ending:
                 return
-            self.deaths += 1
+            self.deaths[how(code)] += 1
             if not self.ready.is_set():
-                raise ConfigError(f"The worker ended with exit code {code} before it was ready: {self._last_words()}")
+                raise ConfigError(f"A worker ended with {how(code)} before it was ready: {self._last_words()}")
             self.ready.clear()
             await asyncio.sleep(PAUSE)
 
@@ -104,3 +106,8 @@ async def working(duty: Duty, folder: Path, *, workers: int) -> AsyncGenerator[l
         finally:
             for hand in hands:
                 hand.end()
+
+
+def how(code: int) -> str:
+    """The end of a process in words."""
+    return f"exit code {code}" if code >= 0 else signal.Signals(-code).name

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from array import array
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from itertools import compress
 from operator import sub
@@ -51,10 +50,14 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HandlerStage(Stage, frozen=True, kw_only=True):
-    """A handler. `left` still waits, `lost` is neither settled nor waiting, `dead` by the error that it died of."""
+    """A handler. `left` still waits, `lost` is neither settled nor waiting.
+
+    `dead` are dead letters by the error that they died of; `causes` are what the first of each says.
+    """
 
     retried: int
     dead: Mapping[str, int]
+    causes: Mapping[str, str]
     left: int
     lost: int
     twice: int
@@ -85,7 +88,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     drained: float
     late: float
     refused: Mapping[str, int]
-    deaths: int
+    deaths: Mapping[str, int]
     lost: int
     dead: int
     left: int
@@ -124,14 +127,15 @@ def figures(evidence: Evidence, **given: Any) -> Figures:
     stages = {name: _stage(name, line, times, seconds) for name, line in lines.items()}
     curves = {name: _curve(line, times, window) for name, line in lines.items()}
     handlers = [_handler(evidence, stages[name], accounts[name]) for name in evidence.groups]
-    growing = [(stage.grows.second, name) for name, stage in stages.items() if stage.grows and name != WHOLE]
-    first = min(growing, default=(0.0, None))[1] or (WHOLE if stages[WHOLE].grows else None)
+    growing = {name: stage.grows.second for name, stage in stages.items() if stage.grows}
+    whole_grows = growing.pop(WHOLE, None) is not None
+    first = min(growing, key=growing.__getitem__, default=WHOLE if whole_grows else None)
     whole = lines[WHOLE]
     return Figures(
         **given, events=len(times), offered=round(len(times) / seconds, 1),
         done=round(len(whole.done) / max(whole.done[-1] if whole.done else seconds, 1e-9), 1),
         done_most=max(curves[WHOLE].rate), drained=round(max(end - times[-1], 0.0), 3),
-        late=_rank(sorted(publisher.late), 0.99), refused=dict(publisher.refused), deaths=evidence.deaths,
+        late=_rank(sorted(publisher.late), 0.99), refused=dict(publisher.refused), deaths=dict(evidence.deaths),
         lost=sum(stage.lost for stage in handlers), dead=sum(sum(stage.dead.values()) for stage in handlers),
         left=sum(stage.left for stage in handlers), publish=stages[PUBLISH], whole=stages[WHOLE], handlers=handlers,
         grows=None if first is None else stages[first].grows, grows_first=first, window=round(window, 6),
@@ -198,10 +202,11 @@ def _stage(name: str, line: Timeline, times: array[float], seconds: float) -> St
 
 def _handler(evidence: Evidence, stage: Stage, found: Account) -> HandlerStage:
     name = stage.name
-    left = evidence.left.get(name, 0)
+    left, letters = evidence.left.get(name, 0), evidence.letters[name]
     return HandlerStage(
         **msgspec.structs.asdict(stage), retried=evidence.ledger.back[name],
-        dead=dict(evidence.dead.get(name, Counter())), left=left, lost=max(found.missing - left, 0), twice=found.twice,
+        dead=dict(letters.count), causes=letters.cause, left=left, lost=max(found.missing - left, 0),
+        twice=found.twice,
     )  # fmt: skip
 
 

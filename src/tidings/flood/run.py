@@ -47,16 +47,26 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     patience: float = 60.0
 
 
+class Letters(msgspec.Struct):
+    """Dead letters of a handler: how many by error, and what the first of each says."""
+
+    count: Counter[str]
+    cause: dict[str, str]
+
+
 class Evidence(msgspec.Struct):
-    """What happened. Times in seconds on the monotonic clock; those of the publisher from its own beginning."""
+    """What happened; `deaths` of workers by how they ended.
+
+    Times are in seconds on the monotonic clock, those of the publisher from its own beginning.
+    """
 
     groups: Mapping[str, Sequence[str]]
     publisher: Publisher
     ledger: Ledger
     drained: float
     left: dict[str, int]
-    dead: dict[str, Counter[str]]
-    deaths: int
+    letters: dict[str, Letters]
+    deaths: Counter[str]
 
 
 def groups_of(apps: Sequence[App]) -> dict[str, list[str]]:
@@ -103,7 +113,7 @@ class Flood:
         left = await self._drain(reader, patience, progress)
         drained = self._clock.monotonic() - self._publisher.began
         letters = await self._letters(since)
-        deaths = sum(hand.deaths for hand in hands)
+        deaths = sum((hand.deaths for hand in hands), Counter[str]())
         self._read(reader)
         return Evidence(self._groups, self._publisher, self._ledger, drained, left, letters, deaths)
 
@@ -133,18 +143,20 @@ class Flood:
                 waiting[group] += (await self._broker.lag(topic, group)).waiting or 0
         return {group: count for group, count in waiting.items() if count}
 
-    async def _letters(self, since: float) -> dict[str, Counter[str]]:
-        """What handlers have given up, by handler and error."""
+    async def _letters(self, since: float) -> dict[str, Letters]:
+        """What handlers have given up."""
         topics = {dead.topic_of(group): group for group in self._groups}
-        died: dict[str, Counter[str]] = {}
+        died = {group: Letters(Counter(), {}) for group in self._groups}
         if not topics:
             return died
         view = await self._broker.subscribe(list(topics), None, since)
         try:
             while deliveries := await view.fetch(PAGE, 0.0):
                 for delivery in deliveries:
-                    record = delivery.record
-                    died.setdefault(topics[record.topic], Counter())[record.headers.get(dead.ERROR, "unknown")] += 1
+                    headers, letters = delivery.record.headers, died[topics[delivery.record.topic]]
+                    error = headers.get(dead.ERROR, "unknown")
+                    letters.count[error] += 1
+                    letters.cause.setdefault(error, headers.get(dead.CAUSE, ""))
         finally:
             await view.close()
         return died

@@ -35,8 +35,7 @@ def verdict(figures: Figures) -> str:
         (figures.left, "left waiting"),
     ]
     said = [f"{count:,} {what}" for count, what in troubles if count]
-    if figures.deaths:
-        said.append(f"workers died {counted(figures.deaths, 'time')}")
+    said += [f"a worker ended with {how} {counted(count, 'time')}" for how, count in figures.deaths.items()]
     return f"Not well: {', '.join(said)}." if said else f"All {figures.events:,} events were kept and settled."
 
 
@@ -48,6 +47,9 @@ def summary(figures: Figures) -> Iterator[str]:
         f"best; the last {span(figures.drained)} after the last arrival."
     )
     yield grown(figures)
+    for stage in figures.handlers:
+        for error, count in stage.dead.items():
+            yield f"Dead in {stage.name}: {count:,} x {error}: {stage.causes[error]}"
     if figures.deaths and figures.lost:
         yield "What a worker had just settled when it died may be counted as lost: it died before it could note it."
     if figures.late > LATE:

@@ -18,7 +18,10 @@ LAYERS = [
         "dead",
         "desk",
         "inquest",
+        "isolation",
+        "cell",
         "lane",
+        "inline",
         "chunk",
         "threaded",
         "turns",
@@ -29,7 +32,7 @@ LAYERS = [
         "mail",
     },  # engine
     {"saga", "view", "aggregate", "stream", "schedule"},  # patterns: each sees the engine and not the others
-    {"app", "connect", "config", "runtime"},  # application
+    {"app", "connect", "config", "runtime", "alone"},  # application
     {"tidings"},  # the public names
 ]
 EDGES = {"chaos", "cli", "observe", "security", "gateway", "console", "testing", "flood", "__main__"}

@@ -22,6 +22,7 @@ from tidings.errors import (
     StorageFull,
     TidingsError,
 )
+from tidings.isolation import Isolation
 from tidings.message import Command, Event, Query
 from tidings.retry import Retry
 from tidings.store import Table, Tx
@@ -44,6 +45,7 @@ __all__ = [
     "HandlerError",
     "HandlerTimeout",
     "InvalidEvent",
+    "Isolation",
     "ItemsFailed",
     "PublishFailed",
     "Query",

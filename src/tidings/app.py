@@ -8,27 +8,36 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import sys
 import typing
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator
+from itertools import chain as chain_of
 from typing import Any, Self, TypeVar, Unpack
 
+import msgspec
+
 from tidings.broker import Record
+from tidings.cell import Cell
 from tidings.clock import Clock
 from tidings.codec import Codec
 from tidings.config import Config, load
 from tidings.connect import Connection, connect
 from tidings.errors import Closed, Conflict, HandlerDefinitionError, InvalidEvent
-from tidings.handler import Handler, On, bind, options
+from tidings.handler import Bound, Handler, Mode, On, bind, options
 from tidings.inquest import Inquest
+from tidings.isolation import Home
 from tidings.lane import current
 from tidings.message import Event, contract_of
-from tidings.middleware import Middleware
+from tidings.middleware import Middleware, chain
 from tidings.store import Table, Tx
 from tidings.worker import Worker
 
 F = TypeVar("F", bound=Callable[..., Any])
 V = TypeVar("V")
+
+MANY = 1000
+"""How long a list in a module may be to be looked through for apps."""
 
 
 class App:
@@ -64,7 +73,7 @@ class App:
 
         One handler is one consumer group, `<app>.<function>`: one position, one lag, one dead letter topic. The first
         parameter is the event; others come by type. What it returns or yields is published with the acknowledgement.
-        The options (retry, concurrency, timeout, rate, batch, start, name) are those of `tidings.handler.On`.
+        The options (retry, concurrency, timeout, rate, batch, start, name, isolate) are those of `tidings.handler.On`.
         Raises HandlerDefinitionError.
         """
         if not sources:
@@ -150,19 +159,44 @@ class App:
 
     async def start(self) -> list[Worker]:
         """Bind every handler and join its group; returns the workers, to be run. Raises a DefinitionError."""
-        if self.connection is None:
-            raise Closed(f"App {self.name!r} is not open; use `async with app:`")
-        provided = {kind: await self._make(kind, value) for kind, value in self._providers}
+        bounds = await self.bind()
+        assert self.connection is not None
         broker, store = self.connection
-        bounds = [bind(handler, provided, store) for handler in self.handlers.values()]
         self.workers = [
             Worker(bound, broker=broker, store=store, codec=self.codec, clock=self.clock, middleware=self._middleware)
             for bound in bounds
         ]
         for worker in self.workers:
             worker.inquest = self.inquest
+            if (isolation := worker.bound.options.isolate) is not None:
+                worker.cell = Cell(isolation, self._home_of(worker.bound.name))
             await worker.open()
         return self.workers
+
+    async def bind(self, names: Collection[str] | None = None) -> list[Bound]:
+        """Give the parameters of these handlers, or of all, their sources. Raises a DefinitionError."""
+        if self.connection is None:
+            raise Closed(f"App {self.name!r} is not open; use `async with app:`")
+        provided = {kind: await self._make(kind, value) for kind, value in self._providers}
+        wanted = [handler for name, handler in self.handlers.items() if names is None or name in names]
+        return [bind(handler, provided, self.connection.store) for handler in wanted]
+
+    def around(self, bound: Bound) -> Callable[[Any, Any, Any], Any]:
+        """A handler within the middleware."""
+        return chain(self._middleware, bound.call, in_thread=bound.mode is not Mode.LOOP)
+
+    def _home_of(self, name: str) -> Home:
+        """Where another process finds the handler. Raises HandlerDefinitionError where it would not."""
+        handler = self.handlers[name]
+        first = handler.function.__module__
+        for module in dict.fromkeys((first, *sys.modules)):
+            if any(app.name == self.name and app.handlers.get(name) is handler for app in apps_in(module)):
+                modules = tuple(dict.fromkeys((_importable(first), _importable(module))))
+                return Home(modules, self.name, name, msgspec.to_builtins(self.config))
+        raise HandlerDefinitionError(
+            f"{name}: isolate= needs an app that another process can import, and {self.name!r} is in no module. "
+            "Make the App, with its handlers, at the top of one."
+        )
 
     async def _make(self, kind: type, value: Any) -> Any:
         if not inspect.isroutine(value):
@@ -270,6 +304,21 @@ class Transaction:
     def publish(self, *events: Event) -> None:
         """Tell these when the transaction commits. Raises InvalidEvent."""
         self.records += [self._codec.encode(event) for event in events]
+
+
+def apps_in(module: str) -> list[App]:
+    """The apps that a loaded module has, or that are in a list there."""
+    values = list(vars(sys.modules[module]).values()) if module in sys.modules else []
+    lists = [value for value in values if isinstance(value, list | tuple) and len(value) < MANY]
+    return [app for app in chain_of(values, *lists) if isinstance(app, App)]
+
+
+def _importable(module: str) -> str:
+    """What another process imports to have this module: its name, or the path of the script that was started."""
+    main = sys.modules["__main__"]
+    if module != "__main__":
+        return module
+    return main.__spec__.name if main.__spec__ is not None else str(main.__file__)
 
 
 def _alone(error: BaseException) -> BaseException:

@@ -268,16 +268,16 @@ class LoopListLane(ChunkLane):
             raise Conflict(f"{desk.bound.name}: rows that it read have changed meanwhile")
         chunk.share(self.records(result, last), tx, failed)
         if self.behind:
-            self._put_behind(chunk)
+            self.put_behind(chunk.done)
             return
         desk.meter.handling.observe(desk.clock.monotonic() - self.started)
         desk.finished(chunk.done)
 
-    def _put_behind(self, chunk: Chunk) -> None:
+    def put_behind(self, outcomes: Sequence[Outcome]) -> None:
         """Others have to be handled before these after all."""
-        for outcome in chunk.done:
+        for outcome in outcomes:
             self.discard(outcome)
         queue = self.desk.turns.queue
         first = [queue.popleft() for _ in range(min(self.behind, len(queue)))]
-        queue.extendleft(reversed([*first, *(outcome.delivery for outcome in chunk.done)]))
+        queue.extendleft(reversed([*first, *(outcome.delivery for outcome in outcomes)]))
         self.behind = 0

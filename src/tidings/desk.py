@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import msgspec
 
 from tidings.broker import Delivery, Record
+from tidings.cell import Cell
 from tidings.clock import Clock
 from tidings.codec import Codec, Reader
 from tidings.handler import Bound
@@ -46,6 +47,7 @@ class Desk(Protocol):
     threads: ThreadPoolExecutor | None
     watcher: Callable[[Delivery, BaseException], None] | None
     inquest: Inquest | None
+    cell: Cell | None
 
     def call_lane(self) -> None:
         """Wake a lane that rests, if any."""

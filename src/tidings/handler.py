@@ -7,6 +7,7 @@ a program that cannot be right is refused with a sentence.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import enum
 import inspect
 import typing
@@ -26,8 +27,10 @@ from typing import Any
 
 import msgspec
 
+from tidings import isolation
 from tidings.broker import Delivery, Record, Start
 from tidings.errors import HandlerDefinitionError, HandlerError
+from tidings.isolation import Isolation
 from tidings.message import Event, Message, contract_of
 from tidings.retry import Policy, Retry, policy
 from tidings.store import Store, Tx
@@ -55,6 +58,7 @@ class Options(msgspec.Struct, frozen=True):
     rate: float | None
     batch: int
     start: Start | float
+    isolate: Isolation | None = None
 
 
 class Handler(msgspec.Struct, frozen=True):
@@ -124,10 +128,16 @@ class On(typing.TypedDict, total=False):
     """Where a new handler begins: Start.LATEST, Start.EARLIEST or a time in seconds since the epoch."""
     name: str
     """The handler's name, where it is not the function's."""
+    isolate: Isolation | None
+    """One more try, alone in a process, for an event that would be buried because it killed its workers."""
 
 
 def options(given: On) -> Options:
     """Check what was written at `@app.on`. Raises HandlerDefinitionError."""
+    for name in given.keys() - On.__annotations__.keys():
+        near = difflib.get_close_matches(name, On.__annotations__, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(On.__annotations__)}."
+        raise HandlerDefinitionError(f"@app.on has no option {name!r}; {hint}")
     checked = Options(
         retry=policy(given.get("retry")),
         concurrency=given.get("concurrency"),
@@ -135,6 +145,7 @@ def options(given: On) -> Options:
         rate=given.get("rate"),
         batch=given.get("batch", BATCH),
         start=given.get("start", Start.LATEST),
+        isolate=isolation.checked(given.get("isolate")),
     )
     for name in ("concurrency", "timeout", "rate", "batch"):
         value = getattr(checked, name)
@@ -155,6 +166,11 @@ def bind(handler: Handler, provided: Mapping[type, Any], store: Store) -> Bound:
     wired = _Wiring(handler, asynchronous, store, provided)
     for parameter in others:
         wired.parameter(parameter, hints.get(parameter.name))
+    if handler.options.isolate is not None and wired.mode is Mode.TRANSACTION:
+        raise HandlerDefinitionError(
+            f"{handler.name}: isolate= is not for handlers with a database connection: they run inside the transaction "
+            "of their worker, which no other process can be given. Make it async def with a Tx, or leave isolate out."
+        )
     topics = [source if isinstance(source, str) else contract_of(source).topic for source in handler.sources]
     return Bound(
         name=handler.name, options=handler.options, mode=wired.mode, call=wired.call(),

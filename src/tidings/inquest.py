@@ -6,6 +6,7 @@ handled, and says afterwards how their workers ended.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
 from itertools import groupby
 from typing import Protocol
@@ -31,6 +32,11 @@ class Inquest(Protocol):
     async def causes(self, handler: str, delivery: Delivery) -> Mapping[int, str]:
         """How the process ended in which tries, as far as that is known. Waits a moment for the latest."""
         ...
+
+
+def manner(code: int) -> str:
+    """How a process ended, by the code that its parent is given: the negative number of a signal."""
+    return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
 
 
 def summary(causes: Mapping[int, str]) -> str:

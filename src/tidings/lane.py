@@ -1,7 +1,7 @@
 """A lane handles the events of its keys one after another; a handler has as many lanes as it may do things at once.
 
-An `async def` handler runs inline on the event loop: an event costs an awaited call and no task. Handlers that are
-given several events in one go (lists, and `def` handlers in a thread or in the transaction) are in `chunk.py`.
+`async def` handlers run inline on the event loop: `inline.py`. Those that are given several events in one go (lists,
+and `def` handlers in a thread or in the transaction) are in `chunk.py`.
 
 What came of an event is an `Outcome` for the worker to commit; what failed is tried again in the lane, then handed
 back with a delay, then buried.
@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any
 
 from tidings import dead
 from tidings.broker import Delivery, Record
-from tidings.codec import MISFITS
+from tidings.cell import Cell
 from tidings.desk import Desk, Outcome
-from tidings.errors import AttemptsExhausted, Fenced, HandlerError, UnknownType
+from tidings.errors import AttemptsExhausted, Fenced, HandlerError, StorageBroken, StorageError, UnknownType
 from tidings.inquest import summary
 from tidings.retry import rule_for
 from tidings.store import Tx
@@ -164,17 +164,55 @@ class Lane:
         desk.dropped(1)
 
     async def _give_up(self, delivery: Delivery, error: BaseException) -> None:
-        """Bury it, with its cause and how often it was handled."""
+        """Bury it, with its cause and how often it was handled; before that, try it alone where that is asked for."""
         desk, attempts = self.desk, delivery.attempt
-        if isinstance(error, AttemptsExhausted):
+        self.started = float("inf")  # what follows has time limits of its own
+        if isinstance(error, AttemptsExhausted) and desk.inquest is not None:
+            causes = await desk.inquest.causes(desk.bound.name, delivery)
+            error = AttemptsExhausted(f"{error} ({summary(causes)})") if causes else error
+        if desk.cell is not None and isinstance(error, AttemptsExhausted | MemoryError):
+            try:
+                await self._alone(delivery, desk.cell)
+            except HandlerError as again:
+                error = AttemptsExhausted(f"{str(error) or type(error).__name__}; alone in a process it {again}")
+            else:
+                return
+        elif isinstance(error, AttemptsExhausted):
             attempts -= 1  # the last time it was lent only to be buried
-            if desk.inquest is not None:
-                causes = await desk.inquest.causes(desk.bound.name, delivery)
-                error = AttemptsExhausted(f"{error} ({summary(causes)})") if causes else error
         desk.meter.dead[type(error).__name__] += 1
         self._tell(logging.ERROR, "%s gave up: %s", delivery, error)
         letter = dead.bury(delivery, desk.bound.name, error, desk.clock, attempts=attempts)
         desk.finished([Outcome(delivery, None, [letter])])
+
+    async def _alone(self, delivery: Delivery, cell: Cell) -> None:
+        """Handle it in a process of its own. Raises HandlerError where that fails."""
+        desk = self.desk
+        log.warning("%s tries an event alone in a process", desk.bound.name, extra=about(delivery, desk.bound.name))
+        outcome = None
+        while outcome is None:
+            tx = desk.store.begin() if desk.bound.wants_tx else None
+            try:
+                records = await cell.handle(delivery, tx)
+                if tx is None or desk.store.finish(tx):
+                    outcome = Outcome(delivery, tx, records)
+            except StorageBroken:
+                raise
+            except StorageError as error:
+                log.warning("%s waits for its database: %s", desk.bound.name, error)
+                await desk.clock.sleep(STORAGE_PAUSE)
+            finally:
+                if tx is not None and outcome is None:
+                    desk.store.discard(tx)
+        for record in outcome.records:
+            desk.meter.published[record.type] += 1
+        if self.behind:
+            self.put_behind([outcome])
+        else:
+            desk.finished([outcome])
+
+    def put_behind(self, outcomes: Sequence[Outcome]) -> None:
+        """Earlier ones have to be handled again before these."""
+        raise NotImplementedError
 
     def _tell(self, level: int, text: str, delivery: Delivery, error: BaseException) -> None:
         """Say that it failed and where; what the error says may quote the payload, so that is for debugging only."""
@@ -212,130 +250,6 @@ class Lane:
     def count_failure(self, error: BaseException) -> None:
         """For the meters."""
         self.desk.meter.failed[type(error).__name__] += 1
-
-
-class LoopLane(Lane):
-    """For `async def` handlers, one event at a time, inline."""
-
-    async def work(self) -> None:
-        """Handle what there is, for ever."""
-        function = self.desk.plain
-        if function is None:
-            return await super().work()
-        current.set(self)
-        while True:
-            await self.rest()
-            await self._burst(function)
-
-    async def _burst(self, function: Callable[[Any], Any]) -> None:
-        """The fast path: nothing but decode, call and remember, as long as events are new and go well."""
-        desk, take, end = self.desk, self.desk.turns.take, self.desk.turns.end
-        decoders, done, monotonic = desk.reader.json, desk.done, desk.clock.monotonic
-        self.started = monotonic()
-        times = [self.started]
-        while (delivery := take()) is not None:
-            self.current = delivery
-            record = delivery.record
-            decode = decoders.get(record.type)
-            if decode is None or delivery.attempt != 1 or "datacontenttype" in record.headers:
-                await self._persist(delivery, None)
-                continue
-            try:
-                message = decode(record.value)
-            except MISFITS:
-                await self._persist(delivery, None)
-                continue
-            try:
-                result = await function(message)
-                if result is None:
-                    done.append(delivery)
-                else:
-                    desk.outcomes.append(self.outcome(delivery, None, result))
-            except BaseException as error:  # noqa: BLE001 - retried or buried
-                await self._persist(delivery, error)
-                continue
-            end(record.key)
-            if len(done) < 2:
-                desk.have.set()
-            self.started = monotonic()
-            times.append(self.started)
-        desk.meter.handling.observe_steps(times)
-
-    async def step(self) -> None:
-        """Handle the next event."""
-        delivery = self.desk.turns.take()
-        if delivery is not None:
-            self.current = delivery
-            await self._persist(delivery, None)
-
-    async def _persist(self, delivery: Delivery, error: BaseException | None) -> None:
-        """Handle an event until something came of it; `error` is what a first try has come to."""
-        try:
-            await self._try_again(delivery, error)
-        finally:
-            self.desk.turns.end(delivery.record.key)
-
-    async def _try_again(self, delivery: Delivery, error: BaseException | None) -> None:
-        again = 0
-        while True:
-            if error is None:
-                try:
-                    if await self._attempt(delivery):
-                        return
-                    continue  # a row that it read has changed meanwhile: run it again
-                except BaseException as raised:  # noqa: BLE001 - retried or buried
-                    error = raised
-            problem = self._problem(error)
-            if self.behind and not isinstance(problem, Fenced):
-                self._put_behind(delivery)
-                return
-            try:
-                pause = self.pause_after(problem, again)
-                if pause is None:
-                    await self.failed(delivery, problem)
-                    return
-                await self.pause(pause)
-            except asyncio.CancelledError as cancelled:
-                error = cancelled
-                continue
-            again, error = again + 1, None
-
-    async def _attempt(self, delivery: Delivery) -> bool:
-        """Handle an event once; False where it has to run again."""
-        desk = self.desk
-        began = self.started = desk.clock.monotonic()
-        outcome = await self._try(delivery)
-        if outcome is None:
-            return False
-        self._interrupted = None
-        if self.behind:
-            self.discard(outcome)
-            self._put_behind(delivery)
-            return True
-        desk.meter.handling.observe(desk.clock.monotonic() - began)
-        desk.finished((outcome,))
-        return True
-
-    def _put_behind(self, delivery: Delivery) -> None:
-        """Earlier ones of its key have to be handled again before it."""
-        self.desk.turns.end_behind(delivery, self.behind)
-        self.behind = 0
-
-    async def _try(self, delivery: Delivery) -> Outcome | None:
-        desk = self.desk
-        if self.skips(delivery.record):
-            desk.meter.skipped += 1
-            return Outcome(delivery)
-        message = self.message(delivery)
-        if not desk.bound.wants_tx:
-            return self.outcome(delivery, None, await desk.call(message, delivery, None))
-        tx = desk.store.begin()
-        try:
-            outcome = self.outcome(delivery, tx, await desk.call(message, delivery, tx))
-        except BaseException:
-            desk.store.discard(tx)
-            raise
-        return outcome if desk.store.finish(tx) else None
 
 
 def failure(error: BaseException) -> Exception:

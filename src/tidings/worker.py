@@ -16,14 +16,16 @@ from typing import Any
 
 from tidings import dead, failpoint
 from tidings.broker import Broker, Delivery, Subscription
+from tidings.cell import Cell
 from tidings.chunk import LoopListLane
 from tidings.clock import Clock
 from tidings.codec import Codec, Reader
 from tidings.desk import Outcome
 from tidings.errors import Closed, Conflict, Fenced, HandlerTimeout, StorageBroken, StorageError
 from tidings.handler import Bound, Mode
+from tidings.inline import LoopLane
 from tidings.inquest import Inquest
-from tidings.lane import STORAGE_PAUSE, Lane, LoopLane, about, same_key
+from tidings.lane import STORAGE_PAUSE, Lane, about, same_key
 from tidings.meter import Meter
 from tidings.middleware import Middleware, chain
 from tidings.store import Store
@@ -61,6 +63,7 @@ class Worker:
         self.lanes = [_lane(self) for _ in range(bound.concurrency)]
         self.watcher: Callable[[Delivery, BaseException], None] | None = None  # is told of what the lanes give up
         self.inquest: Inquest | None = None  # where somebody sees how this process ends
+        self.cell: Cell | None = None  # where an event is tried alone
         self._broker = broker
         self._subscription: Subscription | None = None
         self.done: list[Delivery] = []

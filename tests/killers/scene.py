@@ -49,7 +49,10 @@ class Scene:
         command = [sys.executable, "-m", "tidings", "run", "tests.killers.program:app", "--log=json"]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, f"--workers={workers}", *supervised, *arguments], cwd=self.folder, env=environment, stderr=log
+                [*command, f"--workers={workers}", *supervised, *arguments],
+                cwd=self.folder,
+                env=environment,
+                stderr=log,
             )
 
     def end(self) -> int:
@@ -124,7 +127,7 @@ class Scene:
     async def settled(self, handler: str) -> None:
         """Until none is left."""
         async with asyncio.timeout(PATIENCE):
-            while await self.waiting(handler):
+            while await self.waiting(handler):  # noqa: ASYNC110 - other processes settle them
                 await asyncio.sleep(0.1)
 
     async def waiting(self, handler: str) -> int | None:

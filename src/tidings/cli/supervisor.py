@@ -24,6 +24,7 @@ import msgspec
 from tidings.cli.main import WRONG
 from tidings.cli.recorder import Try, last_words, memory
 from tidings.cli.reload import changes
+from tidings.inquest import manner
 from tidings.runtime import DRAINED, FAILED, GAVE_UP
 
 log = logging.getLogger("tidings")
@@ -109,10 +110,10 @@ class Slot:
 
     async def _pause(self, seconds: float) -> None:
         if self._patient and not self._ready:
-            log.warning("a worker could not start (%s); it is tried again when a file changes", _how(self.code))
+            log.warning("a worker could not start (%s); it is tried again when a file changes", manner(self.code))
             await self._over.wait()
         else:
-            log.warning("a worker ended with %s and is started again in %g s", _how(self.code), seconds)
+            log.warning("a worker ended with %s and is started again in %g s", manner(self.code), seconds)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._over.wait()
@@ -126,7 +127,7 @@ class Slot:
         with memory() as notes:
             code = await self._run(notes.fileno())
             if not self._over.is_set():
-                self._deaths.add(last_words(notes), _how(code))
+                self._deaths.add(last_words(notes), manner(code))
         return code
 
     async def _run(self, notes: int) -> int:
@@ -226,7 +227,3 @@ def verdict(codes: Sequence[int]) -> int:
     if WRONG in ended:
         return WRONG
     return FAILED if any(ended) else DRAINED
-
-
-def _how(code: int) -> str:
-    return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"

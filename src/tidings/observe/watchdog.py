@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from tidings.app import App
 from tidings.broker import Delivery, Lag
+from tidings.cell import START
 from tidings.clock import Clock
 from tidings.errors import BrokerError, Closed, StorageBroken
 from tidings.handler import Mode
@@ -79,7 +80,8 @@ class Progress:
     def __init__(self, worker: Worker, stall: float, now: float) -> None:
         options = worker.bound.options
         self.worker = worker
-        self.patience = stall + (options.timeout or 0.0) + (1.0 / options.rate if options.rate else 0.0)
+        alone = START + options.isolate.seconds if options.isolate else 0.0
+        self.patience = stall + (options.timeout or 0.0) + (1.0 / options.rate if options.rate else 0.0) + alone
         self.long_patience = self.patience + max(rule.most * (1.0 + rule.jitter) for rule in options.retry.values())
         self._settled = worker.meter.progress
         self._held_since = self._waited_since = now

@@ -1,0 +1,124 @@
+"""10: the disk is full, and then it is not.
+
+The database lies on a disk of four megabytes, logs and notes elsewhere. Publishers go on trying, a worker goes on
+working; then somebody frees space. A publish that raised `StorageFull` was not kept: its event may never be handled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import sqlite3
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.matrix import Figures, Row
+from tests.matrix.site import Site, doubled, effect, until
+from tests.storage.mount import disk
+from tidings import App, Event, Start, StorageFull
+
+SIZE, BALLAST = "4m", 2 << 20
+PUBLISHERS = 8
+TEXT = "x" * 4000
+FULL = 1.0
+"""Seconds that it stays full."""
+AFTERWARDS = 200
+
+
+class Filed(Event, name="paper.filed", key="key"):
+    key: str
+    number: int
+    text: str = TEXT
+
+
+app = App("shop")
+
+
+@app.on(Filed, start=Start.EARLIEST)
+def file(filed: Filed, db: sqlite3.Connection) -> None:
+    effect(db, "file", filed.key, filed.number)
+
+
+class Outcome(NamedTuple):
+    """What publishers were told, in order: a number was kept or refused, and when."""
+
+    number: int
+    kept: bool
+    at: float
+
+
+async def tell(publisher: App, numbers: itertools.count[int], told: list[Outcome], stop: asyncio.Event) -> None:
+    """Publish until told to stop. What is refused is not tried again: it must never be seen."""
+    while not stop.is_set():
+        number = next(numbers)
+        try:
+            await publisher.publish(Filed(key=f"k{number % 20}", number=number))
+        except StorageFull:
+            told.append(Outcome(number, kept=False, at=time.monotonic()))
+            await asyncio.sleep(0.02)
+        else:
+            told.append(Outcome(number, kept=True, at=time.monotonic()))
+
+
+async def through(site: Site, ballast: Path) -> tuple[list[Outcome], float]:
+    """Publish until it is full, for a while longer, and then until it has gone on for a while."""
+    told: list[Outcome] = []
+    stop = asyncio.Event()
+    async with site.publisher() as publisher, asyncio.TaskGroup() as group:
+        numbers = itertools.count()
+        for _ in range(PUBLISHERS):
+            group.create_task(tell(publisher, numbers, told, stop))
+        await until(lambda: any(not outcome.kept for outcome in told))
+        await asyncio.sleep(FULL)
+        freed = time.monotonic()
+        ballast.unlink()  # noqa: ASYNC240 - at once
+        await until(lambda: sum(outcome.kept and outcome.at > freed for outcome in told) >= AFTERWARDS)
+        stop.set()
+    return told, freed
+
+
+async def full(site: Site, ballast: Path) -> Figures:
+    worker = await site.start()
+    told, freed = await through(site, ballast)
+
+    def first(times: Iterable[float]) -> float:
+        return min(at for at in times if at > freed)
+
+    await site.drained()
+    assert site.rows("PRAGMA integrity_check") == [("ok",)]
+    assert await worker.stop() == 0, "it had to be started again"
+    kept, refused = ({each.number for each in told if each.kept is wanted} for wanted in (True, False))
+    effects = site.effects()
+    numbers = [each.number for each in effects]
+    assert not kept.difference(numbers), "an acknowledged event was lost"
+    assert not refused.intersection(numbers), "what was refused was handled"
+    assert doubled(numbers) == 0
+    return {
+        "acknowledged": len(kept), "refused": len(refused), "acknowledged and lost": 0, "refused and handled": 0,
+        "first publish after there was space, s": first(each.at for each in told if each.kept) - freed,
+        "first effect after there was space, s": first(each.at for each in effects) - freed,
+    }  # fmt: skip
+
+
+async def run(folder: Path) -> Figures:
+    with disk(folder / "disk", SIZE) as mounted:
+        if not mounted:
+            assert os.geteuid() != 0 or "CI" not in os.environ, "root could not mount a disk"
+            return {"left out": "mounting a small disk needs root; tests/brokers has the same with a limit of pages"}
+        ballast = folder / "disk" / "ballast"
+        ballast.write_bytes(bytes(BALLAST))
+        (folder / "tidings.db").symlink_to(folder / "disk" / "tidings.db")
+        async with Site(folder, __name__) as site:
+            return await full(site, ballast)
+
+
+ROW = Row(
+    "10",
+    "the disk is full under publishers and a worker, and is freed after a while",
+    "publish raises StorageFull, and what was refused never appears; nothing acknowledged is lost, the file stays "
+    "whole, and all goes on by itself",
+    run,
+)

@@ -104,7 +104,6 @@ def test_latency_begins_when_an_event_was_due_to_arrive(program: str) -> None:
 
     assert pay["max"] >= 0.5
     assert pay["p90"] > 0.25, "not one event in 200 is slow but those of half a second in one"
-    assert told["publish"]["latency"]["p50"] < 0.25
 
 
 def test_the_report_is_one_file_and_well_formed(program: str) -> None:
@@ -246,6 +245,9 @@ def test_handlers_that_hear_nothing_are_told(program: str) -> None:
         (["{program}:app", "--event", "order.placed", '{"order_id": "a"}', "--rate", "1e9"], ["5,000,000"]),
         (["{program}:app", "--event", "order.placed", '{"order_id": "a"}', "--arrival", "replay"], ["--events"]),
         (["{program}:app", "--event", "a.b", "{}", "--events", "x.jsonl"], ["not both"]),
+        (["{program}:app", "--event", "order.placed", '{"order_id": "a"}', "--speed", "2"], ["--arrival replay"]),
+        (["{program}:app", "--event", "order.placed", '{"order_id": "a"}', "--rate", "inf"], ["--rate"]),
+        (["{program}:app", "--event", "order.placed", '{"order_id": "a"}', "--seconds", "nan"], ["--seconds"]),
         (["{program}:app", "--events", "nowhere.jsonl"], ["nowhere.jsonl"]),
         (["{program}:app", "--events", "broken.jsonl"], ["broken.jsonl, line 2"]),
         (["{program}:app", "--event", "a.b", "{}", "--broker", "sqlite:no/such/folder.db"], ["folder"]),

@@ -42,6 +42,10 @@ def forever() -> Iterator[Event]:
         number += 1
 
 
+def none() -> None:
+    """Forgot to yield."""
+
+
 def never() -> list[Event]:
     return []
 
@@ -157,6 +161,7 @@ def test_a_function_may_go_on_for_ever() -> None:
         ("no_such_module:f", "no module"),
         (f"{__name__}:nothing", "no function"),
         (f"{__name__}:never", "makes no events"),
+        (f"{__name__}:none", "returns no events but NoneType"),
     ],
 )
 def test_a_function_that_is_not_there_or_makes_nothing_is_refused(spec: str, words: str) -> None:

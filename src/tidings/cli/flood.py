@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,11 +123,12 @@ def _flood(options: Options, wanted: dict[str, Any]) -> Figures:
         targets=options.targets, load=load, workers=options.workers, broker=options.broker, store=options.store,
         patience=options.patience,
     )  # fmt: skip
+    if not math.isfinite(load.most):
+        raise click.UsageError("--rate, --peak, --first and --seconds are numbers that have an end.")
     count = 0 if load.most > MOST else len(load.times(stream.times))
     if not count:
         raise click.UsageError(f"That makes {counted(int(load.most), 'event')}; a flood has 1 to {MOST:,}.")
-    with progress("flood", count, quiet=options.as_json) as bar:
-        evidence = asyncio.run(flood(wish, apps, stream, lambda what, done: bar(done if what == "arrived" else 0)))
+    evidence = asyncio.run(flood(wish, apps, stream, partial(progress, quiet=options.as_json)))
     return figures(
         evidence, apps=[app.name for app in apps], arrival=load.arrival, workers=options.workers, seconds=load.seconds
     )
@@ -134,6 +137,9 @@ def _flood(options: Options, wanted: dict[str, Any]) -> Figures:
 def _load(wanted: dict[str, Any], stream: Stream) -> Load:
     from tidings.flood.load import Load
 
+    for name, default, arrival in (("first", 0.0, "ramp"), ("peak", None, "spike"), ("speed", 1.0, "replay")):
+        if wanted[name] != default and wanted["arrival"] != arrival:
+            raise click.UsageError(f"--{name} is for --arrival {arrival}.")
     seconds: float = wanted["seconds"] or 30.0
     if wanted["arrival"] == "replay":
         if not stream.times:

@@ -6,6 +6,7 @@ import contextlib
 import tempfile
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import msgspec
@@ -32,8 +33,8 @@ QUIET = 2
 """Looks without anything waiting, after which all is done: what one handler publishes is for the next to settle."""
 PAGE = 500
 
-Progress = Callable[[str, int], None]
-"""Is told how many more have arrived, or been settled."""
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+"""Shows a bar with a title and a total while a block lasts; what it gives is told how many more are done."""
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,8 +110,12 @@ class Flood:
     async def run(self, reader: Reader, hands: Sequence[Hand], *, patience: float, progress: Progress) -> Evidence:
         """Publish, wait, read the notes."""
         since = self._clock.now()
-        await self._publisher.run(lambda count: progress("arrived", count))
-        left = await self._drain(reader, patience, progress)
+        with progress("arriving", len(self._publisher.times)) as bar:
+            await self._publisher.run(bar)
+        waiting = await self._waiting()
+        self._read(reader)
+        with progress("settling", sum(waiting.values())) as bar:
+            left = await self._drain(reader, patience, bar)
         drained = self._clock.monotonic() - self._publisher.began
         letters = await self._letters(since)
         deaths = sum((hand.deaths for hand in hands), Counter[str]())
@@ -123,14 +128,14 @@ class Flood:
             self._ledger.take(block)
         return self._ledger.events - before
 
-    async def _drain(self, reader: Reader, patience: float, progress: Progress) -> dict[str, int]:
+    async def _drain(self, reader: Reader, patience: float, bar: Callable[[int], None]) -> dict[str, int]:
         """Until nothing waits, or nothing has been settled for so long; returns what waits, by group."""
         quiet, progressed = 0, self._clock.monotonic()
         while True:
             waiting = await self._waiting()
-            if count := self._read(reader):
+            if settled := self._read(reader):
                 progressed = self._clock.monotonic()
-                progress("settled", count)
+                bar(settled)
             quiet = 0 if waiting else quiet + 1
             if quiet == QUIET or self._clock.monotonic() - progressed > patience:
                 return waiting

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import importlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -147,10 +147,12 @@ class Known:
 
     def made(self, spec: str, count: int) -> Stream:
         """The first events that a function makes, and those again. Raises ConfigError."""
-        function = _function(spec)
+        made = _function(spec)()
+        if not isinstance(made, Iterable):
+            raise ConfigError(f"{spec} returns no events but {type(made).__name__}; let it yield them.")
         codec = Codec(SOURCE, Clock())
         records: list[Record] = []
-        for event in itertools.islice(function(), min(count, MOST)):
+        for event in itertools.islice(made, min(count, MOST)):
             record = codec.encode(event)
             records.append(msgspec.structs.replace(record, id="", time=0.0))
         if not records:
@@ -188,7 +190,7 @@ def _lines(path: Path) -> Iterator[bytes]:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-def _function(spec: str) -> Callable[[], Iterator[Any]]:
+def _function(spec: str) -> Callable[[], Any]:
     module_name, _, name = spec.partition(":")
     try:
         function = getattr(importlib.import_module(module_name), name, None)

@@ -51,9 +51,12 @@ def blocks(values: Sequence[float], height: int = HEIGHT) -> Iterator[str]:
 
 
 def _table(figures: Figures) -> Table:
+    """Without the columns in which nothing is said."""
+    cells = list(rows(figures))
+    said = [index for index in range(len(HEAD)) if any(row[index].strip("-") for row in cells)]
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for index, name in enumerate(HEAD):
-        table.add_column(name, justify="right" if index else "left", style="" if index else "bold")
-    for row in rows(figures):
-        table.add_row(*(Text(plain(cell)) for cell in row))
+    for index in said:
+        table.add_column(HEAD[index], justify="right" if index else "left", style="" if index else "bold")
+    for row in cells:
+        table.add_row(*(Text(plain(row[index])) for index in said))
     return table

@@ -8,7 +8,7 @@ from tidings.cli.moment import span
 from tidings.cli.output import counted
 from tidings.flood.figures import WHOLE, Figures, HandlerStage, Stage
 
-HEAD = ("stage", "events", "p50", "p90", "p99", "p99.9", "max", "lag at most", "lag grows at", "retried", "dead")
+HEAD = ("stage", "events", "p50", "p90", "p99", "p99.9", "max", "most lag", "grows at", "retried", "dead")
 LATE = 0.05
 """Seconds behind its times from which on the publisher's own lateness is worth a word."""
 

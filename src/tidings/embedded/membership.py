@@ -56,8 +56,8 @@ IN_LINE = """UPDATE tidings_ack SET state = 2 WHERE feed = :feed AND part = :par
     AND EXISTS (SELECT 1 FROM tidings_ack b
         WHERE b.feed = :feed AND b.key = tidings_ack.key AND b.pos < tidings_ack.pos)"""
 DONE_BELOW = "DELETE FROM tidings_ack WHERE feed = :feed AND part = :part AND state = 0 AND pos <= :high"
-FEEDS = """SELECT f.id, f.topic, p.part, p.pos FROM tidings_feed f JOIN tidings_position p ON p.feed = f.id
 NEWEST = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'tidings_log'), 0)"
+FEEDS = """SELECT f.id, f.topic, p.part, p.pos FROM tidings_feed f JOIN tidings_position p ON p.feed = f.id
     WHERE f.grp = ?"""
 ADVANCE = "UPDATE tidings_position SET pos = :high WHERE feed = :feed AND part = :part AND pos < :high"
 
@@ -170,6 +170,7 @@ def hand_over(connection: Connection, member: int, lent: Lent, *, died: bool) ->
     if row is None:
         return
     owned = {part for (part,) in connection.execute(OWNED, (row[0], member))}
+    (newest,) = connection.execute(NEWEST).fetchone()
     for feed, topic, part, low in connection.execute(FEEDS, row).fetchall():
         if part in owned:
             high = max(min(lent.read(feed, part), newest), low)
@@ -177,7 +178,6 @@ def hand_over(connection: Connection, member: int, lent: Lent, *, died: bool) ->
             for step in (RETRIED_AGAIN, LENT_AGAIN, IN_LINE, ADVANCE, DONE_BELOW):
                 connection.execute(step, values)
     connection.execute(RELEASE_ALL, (member,))
-    (newest,) = connection.execute(NEWEST).fetchone()
     connection.execute(LEAVE, (member,))
 
 

@@ -336,6 +336,18 @@ async def test_a_kit_is_left_at_once_whatever_goes_on(app: App) -> None:
     assert cancelled
 
 
+async def test_a_kit_that_is_left_before_its_workers_began_ends(app: App) -> None:
+    @app.on(Ordered)
+    def never(ordered: Ordered) -> None:
+        raise AssertionError
+
+    with pytest.raises(ZeroDivisionError):
+        async with Kit(app):
+            raise ZeroDivisionError
+    async with Kit(app):
+        pass
+
+
 async def test_time_stands_still_and_ids_differ(app: App) -> None:
     async with Kit(app) as kit:
         start = app.clock.now()

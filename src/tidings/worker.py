@@ -96,6 +96,8 @@ class Worker:
         """Work until `drain`. Raises what killed one of its tasks."""
         self.meter.progress = self.clock.monotonic()
         try:
+            if self._drained.is_set():  # before this had its first turn: nobody would tell its tasks to end
+                return
             async with asyncio.TaskGroup() as group:
                 for lane in self.lanes:
                     lane.task = group.create_task(lane.work(), name=f"{self.bound.name} lane")

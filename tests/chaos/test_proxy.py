@@ -470,6 +470,14 @@ async def test_a_slow_receiver_gets_all_that_comes_before_a_cut(target: Target, 
         assert got == LARGE[:30_000]
 
 
+async def test_a_limit_ends_the_connection_in_order_whatever_is_unread(target: Target) -> None:
+    async with line(target) as through:
+        await stuffed(through, "down")
+        through.proxy.set(LimitData(bytes=5, direction="up"))
+        await send(through.client, MESSAGE)
+        assert await rest(through.server) == (MESSAGE[:5], "closed")
+
+
 async def test_a_large_message_is_cut_exactly(target: Target) -> None:
     async with line(target) as through:
         through.proxy.set(Reset(after=2_000_001, direction="up"))

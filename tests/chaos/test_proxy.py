@@ -255,6 +255,22 @@ async def test_many_connections_at_once(target: Target) -> None:
         assert await asyncio.gather(*map(echoed, opened, messages)) == messages
 
 
+async def test_small_pieces_hold_nobody_up(target: Target) -> None:
+    async with lines(target) as (proxy, open_line):
+        first, second = await open_line(), await open_line()
+        proxy.set(Slicer(size=1))
+        await send(first.client, LARGE[:6_000])
+        assert await echoed(second, b"-") == b"-"
+        assert proxy.held > 0
+        assert await receive(first.server, 6_000) == LARGE[:60_000]
+
+
+async def test_a_target_may_have_a_name(target: Target) -> None:
+    async with Proxy(("localhost", target.address[1])) as proxy:
+        with await connected(proxy.address) as client, await target.accept() as server:
+            assert await echoed(Line(proxy, client, server), MESSAGE) == MESSAGE
+
+
 async def test_an_error_of_the_block_comes_out_as_it_is(target: Target) -> None:
     with pytest.raises(ZeroDivisionError):
         async with line(target):

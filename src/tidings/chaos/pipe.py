@@ -196,6 +196,7 @@ class Pipe:
         self._hold(-sent)
         self._passed += sent
         self._rest_after(sent)
+        await asyncio.sleep(0)  # other connections get their turn, however small the pieces are
 
     def _most(self) -> int:
         """How many bytes may be sent at once."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,8 @@ from tidings.chaos.process import Child
 
 EVERY = 0.01
 """Seconds between two looks at what other processes have done."""
+SOON = 1.0
+"""Seconds for which a process that could die at a named place waits for its turn before it begins."""
 MOST_CRASHES = 5
 KILLS = {WORKER: KILL_WORKER, PUBLISHER: KILL_PUBLISHER}
 
@@ -25,9 +28,9 @@ class Stuck(Exception):
 
 
 class Crew:
-    """Workers and publishers. `check` is called while waiting for them, and raises Stuck to break it off.
+    """Workers and publishers. `check` is called in `until`, and raises Stuck to break the run off.
 
-    A worker that is to die at a named place begins only when that is `due`.
+    A process is started with a place to die at only when another fault is `due`.
     """
 
     def __init__(
@@ -44,11 +47,6 @@ class Crew:
         self._due = due
         self._check = check
         (folder / "ready").touch()
-
-    @property
-    def everybody(self) -> Sequence[Child]:
-        """All of them."""
-        return [*self.workers, *self.publishers]
 
     def ready(self) -> set[int]:
         """The workers that have listened, by process id."""
@@ -70,35 +68,42 @@ class Crew:
 
     async def keep(self, child: Child) -> None:
         """Start the process again whenever it dies. It is gone when this ends."""
+        child.kept = True
         with (self._folder / "log").open("ab") as log:
-            while not (self.ending or child.finished or len(self.crashes) >= MOST_CRASHES):
-                child.place = self._next_place(child)
-                if child.place and child.role == WORKER:
-                    await self.until(lambda: self.ending or self._due())
+            while not (child.finished or len(self.crashes) >= MOST_CRASHES):
+                child.place = await self._next_place(child)
                 if self.ending:
-                    return
+                    break
                 words = [*self._words, *([str(child.index)] if child.role == PUBLISHER else [])]
                 passage = self.faults.passage(child.place)
                 async with child.living(words, self._folder, log, passage=passage) as process, self._draining(child):
                     code = await process.wait()
                 self._died(child, code)
+        child.kept = False
 
-    def _next_place(self, child: Child) -> str | None:
-        busy = [other.place for other in self.workers]
-        return None if self.ending else self.faults.next_place(child.role, child.index, busy)
+    async def _next_place(self, child: Child) -> str | None:
+        """The place at which the process is to die, if it is soon its turn to."""
+        if self._places(child):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SOON):
+                    await when(lambda: self.ending or self._due())
+        places = self._places(child)  # another may have taken what there was
+        return places.popleft() if places and self._due() and not self.ending else None
+
+    def _places(self, child: Child) -> deque[str]:
+        return self.faults.places(child.role, child.index, [other.place for other in self.workers])
 
     @contextlib.asynccontextmanager
     async def _draining(self, child: Child) -> AsyncGenerator[None]:
         """Where it is to die while it drains, it has to be told to stop."""
-        stopping = asyncio.create_task(self._stop_soon(child)) if child.place == "draining" else None
-        try:
+        async with asyncio.TaskGroup() as group:
+            stopping = group.create_task(self._stop_soon(child)) if child.place == "draining" else None
             yield
-        finally:
             if stopping is not None:
                 stopping.cancel()
 
     async def _stop_soon(self, child: Child) -> None:
-        await self.until(lambda: child.pid in self.ready())
+        await when(lambda: child.pid in self.ready())
         await asyncio.sleep(self.faults.chance.uniform(0.2, 1.0))
         child.send(signal.SIGTERM)
 
@@ -118,6 +123,15 @@ class Crew:
         return next((line for line in reversed(lines) if line.strip()), "it said nothing")
 
     # -- faults
+
+    def arm(self) -> bool:
+        """Have a worker begin again to die at a named place, where nobody is about to. Whether there was one."""
+        ready = self.ready()
+        for child in self.workers:
+            if child.well and child.place is None and child.pid in ready and self._places(child):
+                child.send(signal.SIGTERM)
+                return True
+        return False
 
     async def suffer(self, kind: str) -> bool:
         """One fault now, on a process that waits for no named place if there is one. Whether there was any."""
@@ -167,4 +181,10 @@ class Crew:
         await self.until(self.listening)
         for child in self.workers:
             child.send(signal.SIGTERM)
-        await self.until(lambda: not any(child.running for child in self.workers))
+        await self.until(lambda: not any(child.kept for child in self.workers))
+
+
+async def when(done: Callable[[], bool]) -> None:
+    """Wait for something that other processes do, until cancelled."""
+    while not done():  # noqa: ASYNC110 - what other processes do sets no event
+        await asyncio.sleep(EVERY)

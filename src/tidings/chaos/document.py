@@ -30,10 +30,10 @@ Write the rows anew with `tidings chaos run --write FILE` and the profile, `--ev
 
 def write(path: Path, reports: Sequence[Report]) -> None:
     """Put the runs into the document, between the marks of its section; a row of the same kind is replaced."""
-    text = path.read_text(encoding="utf-8") if path.exists() else "# What holds under faults\n"
+    text = path.read_text(encoding="utf-8") if path.exists() else "# What it withstands\n"
     before, found, rest = text.partition(BEGIN)
     old, _, after = rest.partition(END) if found else ("", "", "")
-    rows = {_kind(line): line for line in old.splitlines() if line.startswith("| ") and _kind(line) != _kind(HEAD)}
+    rows = {_kind(line): line for line in old.splitlines() if line.startswith("| `")}
     rows |= {_kind(line): line for line in map(row, reports)}
     rule = "| --- |" + " ---: |" * (HEAD.count("|") - 2)
     body = "\n".join([TITLE, "", f"{machine()}.", "", HEAD, rule, *sorted(rows.values(), key=_order), "", METHOD])

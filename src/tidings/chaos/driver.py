@@ -19,12 +19,12 @@ from tidings.chaos.evidence import Evidence, Peaks, collect
 from tidings.chaos.faults import Faults
 from tidings.chaos.journal import Follower
 from tidings.chaos.ledger import Report, judge
-from tidings.chaos.plan import KILL_WORKER, PLACES, Plan
+from tidings.chaos.plan import KILL_PUBLISHER, KILL_WORKER, PLACES, Plan
 from tidings.chaos.site import Look, Site
 from tidings.errors import BrokerError, ConfigError, TidingsError
 
 STALL = 2.0
-"""Seconds in which nothing moves, after which one more worker is killed: some places wait for what others do."""
+"""Seconds in which nothing moves, after which one more process is killed: some places wait for what others do."""
 LOOK_EVERY, PACE_EVERY = 0.1, 0.02
 RESTS = 10
 """Looking takes at most one part in so many of the time."""
@@ -64,7 +64,6 @@ class Driver:
         self._look = Look(0, 0, None, None)
         self._far: tuple[int, ...] = ()
         self._least_pending = 0
-        self._allowed = 0
 
     async def run(self) -> Evidence:
         """Everything from the first start to the last look; no process and no task is left. Raises RunLost."""
@@ -78,7 +77,7 @@ class Driver:
                     drained = await self._perform(publish)
                 except Stuck as stuck:
                     problems.append(str(stuck))
-        except* OSError as group:
+        except* (OSError, BrokerError) as group:
             if not self.folder.is_dir():
                 raise RunLost(f"The folder of the run, {self.folder}, was removed while the run went on.") from None
             raise group.exceptions[0] from None
@@ -123,14 +122,14 @@ class Driver:
         while faults.missing and not all(child.finished for child in self.crew.publishers):
             self._check()
             await asyncio.sleep(chance.uniform(0.2, 1.0))
-            if not self._due():
+            if not self._due() or self.crew.arm():
                 continue
             if faults.at_random:
                 kind = faults.at_random.popleft()
                 if not await self.crew.suffer(kind):
                     faults.at_random.append(kind)
             elif faults.missing and self._idle():
-                await self.crew.suffer(KILL_WORKER)
+                await self.crew.suffer(KILL_PUBLISHER if faults.publishing else KILL_WORKER)
 
     def _idle(self) -> bool:
         """Whether everybody listens and nothing is left to do: what is missing waits for one more death."""

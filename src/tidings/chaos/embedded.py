@@ -16,6 +16,7 @@ from tidings.chaos.site import Effect, Look
 from tidings.clock import Clock
 from tidings.config import Config
 from tidings.connect import connect
+from tidings.embedded.database import named
 from tidings.errors import ConfigError
 
 EFFECTS = """CREATE TABLE effects (place INTEGER PRIMARY KEY AUTOINCREMENT, account TEXT NOT NULL,
@@ -114,10 +115,13 @@ class Embedded:
             self._reader.close()
             self._reader = None
 
-    def _read(self, sql: str, *values: Any) -> Iterable[Any]:
+    def _read(self, sql: str, *values: Any) -> Iterator[Any]:
         """Row by row, of a connection that can never write: no checkpoint comes from here."""
         if self._reader is None:
             path = self._database.path
             self._reader = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, check_same_thread=False)
             self._reader.execute("PRAGMA busy_timeout=5000")
-        return self._reader.execute(sql, values)
+        try:
+            yield from self._reader.execute(sql, values)
+        except sqlite3.Error as error:
+            raise named(error, self._database.path) from error

@@ -42,7 +42,8 @@ class Faults:
         self._events = plan.events
         self._scale = plan.events / max(self.planned, 1) / EVENTS_A_FAULT
         self._rare = self._shuffled(name for name, place in places.items() if place.rare)
-        self._publishing = self._shuffled(name for name, place in places.items() if place.role == PUBLISHER)
+        self.publishing = self._shuffled(name for name, place in places.items() if place.role == PUBLISHER)
+        """The places at which a publisher is still to die."""
         self._frequent = self._shuffled(
             name for name, place in places.items() if place.role == WORKER and not place.rare
         )
@@ -53,20 +54,17 @@ class Faults:
         self.chance.shuffle(planned)
         return deque(planned)
 
-    def next_place(self, role: str, index: int, busy: Iterable[str | None]) -> str | None:
-        """Where this process is to die, if anywhere; `busy` are the places of those that run.
+    def places(self, role: str, index: int, busy: Iterable[str | None]) -> deque[str]:
+        """Where this process can die next, the first of them first; `busy` are the places of the workers.
 
         The first worker is kept for the rare places; of the others, one at a time dies at a frequent one.
         """
         if role == PUBLISHER:
-            places = self._publishing
-        elif (index == 0 and self._rare) or self._alone:
-            places = self._rare or self._frequent
-        elif any(place and not self._places[place].rare for place in busy):
-            return None
-        else:
-            places = self._frequent
-        return places.popleft() if places else None
+            return self.publishing
+        if (index == 0 and self._rare) or self._alone:
+            return self._rare or self._frequent
+        frequent = any(place and not self._places[place].rare for place in busy)
+        return deque() if frequent else self._frequent
 
     def passage(self, place: str | None) -> int:
         """At which passage of this place: sooner with fewer events, and for publishers later with more."""
@@ -79,7 +77,7 @@ class Faults:
     def put_back(self, place: str) -> None:
         """The process has died of something else."""
         of = self._places[place]
-        (self._publishing if of.role == PUBLISHER else self._rare if of.rare else self._frequent).append(place)
+        (self.publishing if of.role == PUBLISHER else self._rare if of.rare else self._frequent).append(place)
 
     def happened(self, kind: str, pid: int) -> None:
         """One more."""
@@ -93,5 +91,5 @@ class Faults:
         return int(self._events * min(share, 1 - RESERVE)) if self.missing else self._events
 
     def due(self, published: int) -> bool:
-        """Whether so much has been published that another fault may come."""
-        return published >= AHEAD * self.allowed
+        """Whether so much has been published that another fault may come; the first may come at once."""
+        return published >= AHEAD * self.allowed or not self.fired

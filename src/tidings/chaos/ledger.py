@@ -59,6 +59,8 @@ class Report(msgspec.Struct, kw_only=True):
     first_effect_max: float | None
     takeover_max: float | None
     """The same after a worker was frozen: nobody sees that it is dead before its lease has ended."""
+    slowest: dict[str, float]
+    """The longest time until a first effect, by kind of fault."""
     drained: float | None
     """From the last acknowledged publish until nothing was left to do; None where that was never so."""
     memory_peak: int | None
@@ -152,6 +154,13 @@ class Recovery:
             if before and before.at <= fault.at < effect.at:
                 self.waits[fault] = min(self.waits.get(fault, effect.at), effect.at - fault.at)
 
+    def slowest(self) -> dict[str, float]:
+        """The longest wait of each kind of fault, in seconds."""
+        found: dict[str, float] = {}
+        for fault, wait in self.waits.items():
+            found[fault.kind] = max(found.get(fault.kind, 0.0), round(wait, 2))
+        return dict(sorted(found.items()))
+
 
 class Ledger:
     """The books of a run, and what is wrong with them."""
@@ -231,6 +240,7 @@ def judge(plan: Plan, evidence: Evidence, places: Mapping[str, Place]) -> Report
         first_effect_p50=_rounded(statistics.median(waits) if waits else None),
         first_effect_max=_rounded(max(waits, default=None)),
         takeover_max=_rounded(max(takeovers, default=None)),
+        slowest=ledger.recovery.slowest(),
         drained=_rounded(evidence.drained),
         **_sizes(evidence.peaks),
         torn=evidence.journal.torn,

@@ -27,6 +27,8 @@ class Child:
         self.place: str | None = None
         """The named place at which the process is to die."""
         self.finished = False
+        self.kept = False
+        """Whether somebody starts it again."""
         self.memory_peak: int | None = None
         """Bytes; the most of all processes here, as far as anybody looked."""
         self._process: asyncio.subprocess.Process | None = None

@@ -29,7 +29,7 @@ from tidings.brokers.sqlite import SCHEMA
 
 PRAGMAS = """
 PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA busy_timeout=5000; PRAGMA wal_autocheckpoint=0;
-PRAGMA journal_size_limit=67108864; PRAGMA cache_size=-65536; PRAGMA temp_store=MEMORY; PRAGMA secure_delete=OFF;
+PRAGMA journal_size_limit=67108864; PRAGMA cache_size=-16384; PRAGMA temp_store=MEMORY; PRAGMA secure_delete=OFF;
 """
 INSERT = """INSERT INTO tidings_log (topic, part, id, type, key, time, headers, body)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""

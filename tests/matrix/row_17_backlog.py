@@ -1,7 +1,7 @@
 """17: a million events wait when the consumers start.
 
 The log is filled by group commit and then drained twice, each time by one worker process in a group of its own: by an
-`async def` handler that does nothing, and by a `def` handler that writes a row of its own for each event. How far a
+`async def` handler that does nothing, and by a `def` handler that keeps each event in a table of its own. How far a
 group is, is read from its position in the file; the lag that the worker's own metric tells is compared with that.
 """
 
@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import re
 import socket
 import sqlite3
 import time
@@ -21,7 +22,7 @@ from typing import NamedTuple
 from unittest import mock
 
 from tests.matrix import Figures, Row
-from tests.matrix.site import Site, Worker, doubled, effect
+from tests.matrix.site import Site, Worker, doubled
 from tidings import App, Event, Start
 
 COUNT = 1_000_000
@@ -36,7 +37,9 @@ MEMORY = 60.0
 STEADY = 0.9
 LAG = 0.01
 LATER = 1.0
-"""What must hold: MB above an idle worker; the last tenth beside the first; lag; seconds that a start takes longer."""
+IN_HAND = 2048
+"""What must hold: MB above an idle worker; the last tenth beside the first; lag; seconds that a start takes longer; how
+many events a worker has in hand."""
 WHICH = "BACKLOG_HANDLER"
 POSITION = """SELECT min(p.pos) FROM tidings_position p JOIN tidings_feed f ON f.id = p.feed
     JOIN tidings_group g ON g.id = f.grp JOIN tidings_topic t ON t.id = f.topic WHERE g.name = ? AND t.name = 'meter'"""
@@ -61,7 +64,7 @@ def build() -> App:
 
     @made.on(Counted, start=Start.EARLIEST)
     def book(event: Counted, db: sqlite3.Connection) -> None:
-        effect(db, "book", event.key, event.number)
+        db.execute("INSERT INTO kept VALUES (?, ?)", (event.number, event.text))
 
     return made
 
@@ -78,6 +81,7 @@ class Drain(NamedTuple):
     peak: float
     wal: float
     lag_off: float
+    in_hand: float
 
     @property
     def first(self) -> float:
@@ -144,7 +148,8 @@ async def worker(site: Site, handler: str) -> AsyncIterator[tuple[Worker, float,
 async def drain(site: Site, handler: str, count: int) -> Drain:
     """Let a worker handle the backlog, and look on."""
     progress = Progress(site, handler, count)
-    lag_off, looked = 0.0, 0.0
+    looks: list[tuple[float, float]] = []
+    looked = 0.0
     began = moved = time.monotonic()
     seen = [(began, 0)]
     async with worker(site, handler) as (started, ready, port):
@@ -155,27 +160,34 @@ async def drain(site: Site, handler: str, count: int) -> Drain:
             assert now - began < PATIENCE, f"{settled} of {count} settled in {PATIENCE:g} s"
             assert now - moved < STALL, f"stuck at {settled} of {count}"
             if now - looked > SCRAPE:
-                lag_off, looked = max(lag_off, await off(progress, handler, count, port)), now
+                looks.append(await look(progress, handler, count, port))
+                looked = now
             await asyncio.sleep(LOOK)
-        lag_off = max(lag_off, await off(progress, handler, count, port))
+        looks.append(await look(progress, handler, count, port))
         peak = started.peak()
     progress.close()
-    return Drain(ready, seen, count, peak, progress.wal, lag_off)
+    return Drain(ready, seen, count, peak, progress.wal, *map(max, zip(*looks, strict=True)))
 
 
-async def off(progress: Progress, handler: str, count: int, port: int) -> float:
-    """By how much the metric is wrong, as a share of the backlog: what it tells was true at some time of the scrape."""
+async def look(progress: Progress, handler: str, count: int, port: int) -> tuple[float, float]:
+    """By how much the lag that a worker tells is wrong, as a share of the backlog, and how many events it has in hand.
+
+    It is right where it was true at some time of the scrape.
+    """
     most = count - progress.settled()
-    told = await asyncio.to_thread(scrape, handler, port)
+    told, in_hand = await asyncio.to_thread(scrape, handler, port)
     least = count - progress.settled()
-    return max(told - most, least - told, 0) / count
+    return max(told - most, least - told, 0) / count, in_hand
 
 
-def scrape(handler: str, port: int) -> float:
-    """The lag that the worker tells."""
+def scrape(handler: str, port: int) -> tuple[float, float]:
+    """The lag that the worker tells, and how many events it has in hand."""
     text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30).read().decode()
-    start = f'tidings_lag_events{{handler="meter.{handler}",topic="meter"}} '
-    return next(float(line.removeprefix(start)) for line in text.splitlines() if line.startswith(start))
+    lag = re.search(rf'^tidings_lag_events{{handler="meter.{handler}",topic="meter"}} (\S+)$', text, re.MULTILINE)
+    in_hand = re.search(rf'^tidings_in_flight{{handler="meter.{handler}"}} (\S+)$', text, re.MULTILINE)
+    assert lag, text
+    assert in_hand, text
+    return float(lag[1]), float(in_hand[1])
 
 
 async def idle(folder: Path, handler: str) -> tuple[float, float]:
@@ -190,6 +202,7 @@ async def measured(folder: Path, count: int) -> dict[str, float]:
     figures: dict[str, float] = {}
     async with Site(made(folder / "full"), __name__) as site:
         figures["filled, events/s"], figures["WAL while filling, MB"] = await fill(site, count)
+        site.rows("CREATE TABLE kept (number INTEGER NOT NULL, text TEXT NOT NULL)")
         for handler in ("hear", "book"):
             memory, ready = await idle(folder / f"idle-{handler}", handler)
             went = await drain(site, handler, count)
@@ -202,8 +215,9 @@ async def measured(folder: Path, count: int) -> dict[str, float]:
                 f"{handler}: without a backlog, s": ready,
                 f"{handler}: WAL, MB": went.wal,
                 f"{handler}: lag off by, %": 100 * went.lag_off,
+                f"{handler}: in hand at most": went.in_hand,
             }
-        numbers = [number for (number,) in site.rows("SELECT number FROM effects")]
+        numbers = [number for (number,) in site.rows("SELECT number FROM kept")]
     figures["lost"], figures["doubled"] = count - len(set(numbers)), doubled(numbers)
     return figures
 
@@ -214,6 +228,7 @@ def judge(figures: Figures, *, timed: bool = True) -> None:
     for handler in ("hear", "book"):
         assert float(figures[f"{handler}: above an idle worker, MB"]) <= MEMORY, figures
         assert float(figures[f"{handler}: lag off by, %"]) <= 100 * LAG, figures
+        assert float(figures[f"{handler}: in hand at most"]) <= IN_HAND, figures
         if timed:
             later = float(figures[f"{handler}: ready, s"]) - float(figures[f"{handler}: without a backlog, s"])
             assert later <= LATER, figures

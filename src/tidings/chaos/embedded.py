@@ -17,7 +17,7 @@ from tidings.clock import Clock
 from tidings.config import Config
 from tidings.connect import connect
 from tidings.embedded.database import named
-from tidings.errors import ConfigError
+from tidings.errors import ConfigError, StorageError
 
 EFFECTS = """CREATE TABLE effects (place INTEGER PRIMARY KEY AUTOINCREMENT, account TEXT NOT NULL,
     number INTEGER NOT NULL, key TEXT NOT NULL, pid INTEGER NOT NULL, at REAL NOT NULL)"""
@@ -106,7 +106,10 @@ class Embedded:
 
     def damage(self) -> str:
         """See Site.damage."""
-        found = "\n".join(row[0] for row in self._read("PRAGMA integrity_check(20)"))
+        try:
+            found = "\n".join(row[0] for row in self._read("PRAGMA integrity_check(20)"))
+        except StorageError as error:
+            return str(error)
         return "" if found == "ok" else found
 
     def close(self) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tidings.broker import Record
 from tidings.clock import Clock
-from tidings.flood.figures import PUBLISH, WHOLE, Figures, HandlerStage, figures
+from tidings.flood.figures import PUBLISH, WHOLE, Curve, Figures, HandlerStage, Latency, figures
+from tidings.flood.growth import Growth
 from tidings.flood.ledger import Ledger
 from tidings.flood.notes import BACK, DERIVED, FOREIGN, SETTLED, TOLD, Block
 from tidings.flood.publisher import NEVER, Publisher
@@ -50,7 +53,7 @@ class Case:
         self.settle("shop.ship", numbers, after=0.05, derived=DERIVED)
 
     def figures(self) -> Figures:
-        evidence = Evidence(GROUPS, self.publisher, self.ledger, 1.0, self.left, self.letters, self.deaths)
+        evidence = Evidence(GROUPS, self.publisher, self.ledger, self.left, self.letters, self.deaths)
         return figures(evidence, apps=["shop"], arrival="constant", workers=1, seconds=1.0)
 
 
@@ -151,6 +154,13 @@ def test_the_handler_with_which_lag_begins_is_named() -> None:
     assert told.grows.rate == pytest.approx(1000, rel=0.06)
     growing = {row[0]: row[8] != "-" for row in rows(told)}
     assert growing == {PUBLISH: False, "shop.pay": True, "shop.ship": False, WHOLE: True}
+
+
+def test_what_json_tells_is_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "guide" / "flood.md").read_text()
+    structs = (Figures, HandlerStage, Latency, Growth, Curve)
+    names = {field.name for struct in structs for field in msgspec.structs.fields(struct)}
+    assert not {name for name in names if f"`{name}`" not in text}
 
 
 def test_a_publisher_that_is_late_says_so() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from tidings import dead
 from tidings.broker import Broker, Record
 from tidings.clock import Clock
 from tidings.errors import BrokerError
@@ -72,6 +73,11 @@ class Publisher:
             return
         self.acked[number] = self._clock.monotonic() - self.began
         self.published += 1
+
+    def led_to(self, letter: Record) -> bool:
+        """Whether a dead letter is of an arrival, or of what came of one."""
+        ids = (letter.headers.get("correlationid", ""), letter.headers.get(dead.ORIGIN, ""))
+        return any(id.startswith(self._run) for id in ids)
 
     def topic(self, number: int) -> str:
         """Where an arrival was published."""

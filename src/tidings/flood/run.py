@@ -13,7 +13,7 @@ import msgspec
 
 from tidings import dead
 from tidings.app import App
-from tidings.broker import Broker
+from tidings.broker import Broker, Record
 from tidings.clock import Clock
 from tidings.config import load
 from tidings.connect import connect
@@ -54,6 +54,12 @@ class Letters(msgspec.Struct):
     count: Counter[str]
     cause: dict[str, str]
 
+    def add(self, letter: Record) -> None:
+        """One more."""
+        error = letter.headers[dead.ERROR]
+        self.count[error] += 1
+        self.cause.setdefault(error, letter.headers[dead.CAUSE])
+
 
 class Evidence(msgspec.Struct):
     """What happened; `deaths` of workers by how they ended.
@@ -64,7 +70,6 @@ class Evidence(msgspec.Struct):
     groups: Mapping[str, Sequence[str]]
     publisher: Publisher
     ledger: Ledger
-    drained: float
     left: dict[str, int]
     letters: dict[str, Letters]
     deaths: Counter[str]
@@ -91,13 +96,13 @@ async def flood(wish: Wish, apps: Sequence[App], stream: Stream, progress: Progr
             async with _opened(duty, clock) as broker, working(duty, folder, workers=wish.workers) as hands:
                 times = wish.load.times(stream.times)
                 publisher = Publisher(broker, clock, run, records=stream.records, times=times)
-                run_of = Flood(publisher, broker, groups_of(apps), clock)
-                return await run_of.run(Reader(folder), hands, patience=wish.patience, progress=progress)
+                course = Course(publisher, broker, groups_of(apps), clock)
+                return await course.run(Reader(folder), hands, patience=wish.patience, progress=progress)
         except BaseExceptionGroup as errors:
             raise _first(errors) from None
 
 
-class Flood:
+class Course:
     """One run, while the workers work."""
 
     def __init__(self, publisher: Publisher, broker: Broker, groups: Mapping[str, Sequence[str]], clock: Clock) -> None:
@@ -116,11 +121,10 @@ class Flood:
         self._read(reader)
         with progress("settling", sum(waiting.values())) as bar:
             left = await self._drain(reader, patience, bar)
-        drained = self._clock.monotonic() - self._publisher.began
         letters = await self._letters(since)
         deaths = sum((hand.deaths for hand in hands), Counter[str]())
         self._read(reader)
-        return Evidence(self._groups, self._publisher, self._ledger, drained, left, letters, deaths)
+        return Evidence(self._groups, self._publisher, self._ledger, left, letters, deaths)
 
     def _read(self, reader: Reader) -> int:
         before = self._ledger.events
@@ -157,11 +161,9 @@ class Flood:
         view = await self._broker.subscribe(list(topics), None, since)
         try:
             while deliveries := await view.fetch(PAGE, 0.0):
-                for delivery in deliveries:
-                    headers, letters = delivery.record.headers, died[topics[delivery.record.topic]]
-                    error = headers.get(dead.ERROR, "unknown")
-                    letters.count[error] += 1
-                    letters.cause.setdefault(error, headers.get(dead.CAUSE, ""))
+                for record in (delivery.record for delivery in deliveries):
+                    if self._publisher.led_to(record):
+                        died[topics[record.topic]].add(record)
         finally:
             await view.close()
         return died

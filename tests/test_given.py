@@ -240,7 +240,7 @@ async def test_fields_that_differ_are_named(shop: App) -> None:
     when = given(shop, Ordered(order="o1")).when(Ordered(order="o2", items={"x": 1, "y": 2}))
     assert await message(when.then(Low(sku="x", left=7), Low(sku="y", left=8))) == [
         "published:",
-        "  differs     Low",
+        "  differs     Low(sku='x', left=8)",
         "                left: expected 7, was 8",
         "  as expected Low(sku='y', left=8)",
     ]
@@ -254,12 +254,12 @@ async def test_fields_are_compared_deep_inside(shop: App) -> None:
     when = given(shop).when(Low(sku="x", left=1))
     assert await message(when.then(Told(order="o1", text="low", parts=[("x", 1), ("y", 3)]))) == [
         "published:",
-        "  differs     Told",
+        "  differs     Told(order='o1', text='low', parts=[('x', 1), ('y', 2)])",
         "                parts[1][1]: expected 3, was 2",
     ]
     assert await message(when.then(Some(Told, text="high", parts=[]))) == [
         "published:",
-        "  differs     Told",
+        "  differs     Told(order='o1', text='low', parts=[('x', 1), ('y', 2)])",
         "                text: expected 'high', was 'low'",
         "                parts: expected [], was [('x', 1), ('y', 2)]",
     ]
@@ -375,7 +375,7 @@ async def test_all_that_differs_is_said_together(shop: App) -> None:
     lines = await message(when.then(Low(sku="x", left=1), Row(shop.table("stock", int), "x", 1)))
     assert [line.split(":")[0].strip() for line in lines] == [
         "published",
-        "differs     Low",
+        "differs     Low(sku='x', left=6)",
         "left",
         "row 'x' of shop.stock",
         "unexpected",

@@ -426,6 +426,7 @@ async def test_a_slicer_sends_pieces(target: Target, way: Way, size: int) -> Non
             pieces.append(await asyncio.get_running_loop().sock_recv(receiver, CHUNK))
             await clock.advance(1.0)
         assert pieces == [MESSAGE[at : at + size] for at in range(0, len(MESSAGE), size)]
+        assert through.proxy.fired["slicer"] == len(pieces) - 1
         await send(receiver, MESSAGE)
         assert await receive(sender, len(MESSAGE)) == MESSAGE
 

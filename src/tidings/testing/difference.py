@@ -158,7 +158,7 @@ def _told(left: One | None, right: Any, others: str) -> tuple[str, str]:
         return "missing", repr(left)
     if same(left, right):
         return "as expected", repr(right)
-    return "differs", "".join([type(right).__name__, *(f"\n{'':14}{gap}" for gap in _event_gaps(left, right))])
+    return "differs", "".join([repr(right), *(f"\n{'':14}{gap}" for gap in _event_gaps(left, right))])
 
 
 def _in_line(pattern: Sequence[Item], actual: Sequence[Any]) -> Iterator[One]:

@@ -3,7 +3,7 @@
 import pytest
 
 from tidings.chaos.embedded import Embedded
-from tidings.chaos.faults import RESERVE, Faults
+from tidings.chaos.faults import MORE, RESERVE, Faults
 from tidings.chaos.plan import PLACES, PUBLISHER, REPUBLISH, WORKER, Plan
 
 EVERYWHERE = PLACES | Embedded.places
@@ -66,17 +66,28 @@ def test_publishing_twice_waits_for_nobody() -> None:
     assert not faults(**{REPUBLISH: 10}).missing
 
 
-def test_each_fault_lets_more_of_the_run_through_and_the_last_events_wait_for_all_of_them() -> None:
+def test_each_planned_fault_lets_more_of_the_run_through() -> None:
     coming = faults(events=1000, stop=3)
     allowed = [coming.allowed]
     for _ in range(2):
         coming.happened("stop", 7)
         allowed.append(coming.allowed)
     assert allowed == [250, 500, 750]
-    for _ in range(10):
-        coming.happened("kill_worker", 8)
-    assert coming.allowed == 1000 * (1 - RESERVE)
+    coming.happened("kill_worker", 8)
+    assert coming.allowed == 750
     coming.happened("stop", 7)
+    assert coming.allowed == 1000
+
+
+def test_the_last_events_wait_for_all_faults_and_are_let_through_where_none_comes() -> None:
+    coming = faults(events=1000, stop=20)
+    for _ in range(19):
+        coming.happened("stop", 7)
+    assert coming.allowed == 1000 * (1 - RESERVE)
+    coming.let_more_through()
+    assert coming.allowed == 1000 * (1 - RESERVE + MORE)
+    for _ in range(100):
+        coming.let_more_through()
     assert coming.allowed == 1000
 
 
@@ -92,6 +103,17 @@ def test_a_process_dies_soon_where_there_is_little_to_do_and_never_beyond_what_i
     few, many = faults(events=100, kill=20), faults(events=1_000_000, kill=20)
     assert max(few.passage("in_handler") for _ in range(200)) <= 40
     assert max(many.passage("in_handler") for _ in range(200)) <= 200
-    assert 200 < max(many.passage("published") for _ in range(200)) <= 2000
+    assert 200 < max(many.passage("published") for _ in range(200)) <= 1_000_000 / 21 / 2
+    assert max(few.passage("published") for _ in range(200)) <= 2
     assert {many.passage("burying") for _ in range(20)} == {1}
     assert many.passage(None) == 1
+
+
+def test_publishers_die_at_named_places_all_over_the_run() -> None:
+    coming = faults(events=1000, published=4)
+    died = []
+    for published in range(1000):
+        while coming.places(PUBLISHER, 0, []) and coming.publisher_due(published):
+            coming.places(PUBLISHER, 0, []).popleft()
+            died.append(published)
+    assert died == [0, 0, 250, 500]

@@ -34,7 +34,14 @@ class Crew:
     """
 
     def __init__(
-        self, plan: Plan, url: str, folder: Path, *, faults: Faults, due: Callable[[], bool], check: Callable[[], None]
+        self,
+        plan: Plan,
+        url: str,
+        folder: Path,
+        *,
+        faults: Faults,
+        due: Callable[[str], bool],
+        check: Callable[[], None],
     ) -> None:
         self.workers = [Child(WORKER, index) for index in range(plan.workers)]
         self.publishers = [Child(PUBLISHER, index) for index in range(plan.publishers)]
@@ -86,9 +93,9 @@ class Crew:
         if self._places(child):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SOON):
-                    await when(lambda: self.ending or self._due())
+                    await when(lambda: self.ending or self._due(child.role))
         places = self._places(child)  # another may have taken what there was
-        return places.popleft() if places and self._due() and not self.ending else None
+        return places.popleft() if places and self._due(child.role) and not self.ending else None
 
     def _places(self, child: Child) -> deque[str]:
         return self.faults.places(child.role, child.index, [other.place for other in self.workers])

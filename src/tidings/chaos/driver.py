@@ -19,7 +19,7 @@ from tidings.chaos.evidence import Evidence, Peaks, collect
 from tidings.chaos.faults import Faults
 from tidings.chaos.journal import Follower
 from tidings.chaos.ledger import Report, judge
-from tidings.chaos.plan import KILL_PUBLISHER, KILL_WORKER, PLACES, Plan
+from tidings.chaos.plan import KILL_PUBLISHER, KILL_WORKER, PLACES, PUBLISHER, WORKER, Plan
 from tidings.chaos.site import Look, Site
 from tidings.errors import BrokerError, ConfigError, TidingsError
 
@@ -129,6 +129,7 @@ class Driver:
                 if not await self.crew.suffer(kind):
                     faults.at_random.append(kind)
             elif faults.missing and self._idle():
+                faults.let_more_through()
                 await self.crew.suffer(KILL_PUBLISHER if faults.publishing else KILL_WORKER)
 
     def _idle(self) -> bool:
@@ -136,8 +137,9 @@ class Driver:
         since = max([self._moved, *(fault.at for fault in self.faults.fired[-1:])])
         return time.monotonic() - since > STALL and not self._look.pending and self.crew.listening()
 
-    def _due(self) -> bool:
-        return self.faults.due(self.journals.attempted)
+    def _due(self, role: str = WORKER) -> bool:
+        due = self.faults.publisher_due if role == PUBLISHER else self.faults.due
+        return due(self.journals.attempted)
 
     async def _pace(self) -> None:
         """Say how many events may be published by now: no more at a time than a backlog is to hold."""

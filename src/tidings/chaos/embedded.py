@@ -46,16 +46,16 @@ class Embedded:
 
     connection: ClassVar[type] = sqlite3.Connection
     places: ClassVar = {
-        "burying": Place(1, rare=True),
+        "burying": Place(rare=True),
         "claimed": Place(7),
         "committed": Place(100),
         "committing": Place(100),
-        "giving_up": Place(1, rare=True),
+        "giving_up": Place(rare=True),
         "held_back": Place(10),
         "lent_again": Place(10),
-        "moving_due": Place(1, rare=True),
-        "published": Place(200, PUBLISHER),
-        "publishing": Place(200, PUBLISHER),
+        "moving_due": Place(rare=True),
+        "published": Place(role=PUBLISHER),
+        "publishing": Place(role=PUBLISHER),
     }
 
     def __init__(self, url: str) -> None:

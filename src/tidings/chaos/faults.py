@@ -12,11 +12,11 @@ from tidings.chaos.plan import AT_RANDOM, PUBLISHER, REPUBLISH, WORKER, Place, P
 
 EVENTS_A_FAULT = 500
 """For so many events between two faults the passages are meant at which a process dies."""
-SOONEST, LATEST = 0.2, 10.0
+SOONEST = 0.2
 AHEAD = 0.8
 """The share of what may have been published that has to be, before the next fault."""
-RESERVE = 0.1
-"""The share of the events that waits until every planned fault has happened."""
+RESERVE, MORE = 0.1, 0.01
+"""The share of the events that waits until every planned fault has happened, and what of it goes where none does."""
 
 
 class Fault(NamedTuple):
@@ -40,10 +40,13 @@ class Faults:
         self._places = places
         self._alone = plan.workers == 1
         self._events = plan.events
+        self._more = 0
         self._scale = plan.events / max(self.planned, 1) / EVENTS_A_FAULT
+        self._until_the_next = plan.events / (self.planned + 1) / plan.publishers / 2
         self._rare = self._shuffled(name for name, place in places.items() if place.rare)
         self.publishing = self._shuffled(name for name, place in places.items() if place.role == PUBLISHER)
         """The places at which a publisher is still to die."""
+        self._publishing_planned = len(self.publishing)
         self._frequent = self._shuffled(
             name for name, place in places.items() if place.role == WORKER and not place.rare
         )
@@ -67,12 +70,12 @@ class Faults:
         return deque() if frequent else self._frequent
 
     def passage(self, place: str | None) -> int:
-        """At which passage of this place: sooner with fewer events, and for publishers later with more."""
+        """At which passage of this place; for a publisher one that it comes to with what one fault lets through."""
         if place is None:
             return 1
         of = self._places[place]
-        scale = min(max(self._scale, SOONEST), LATEST if of.role == PUBLISHER else 1.0)
-        return self.chance.randint(1, max(round(of.passage * scale), 1))
+        latest = of.passage * min(max(self._scale, SOONEST), 1.0) if of.role == WORKER else self._until_the_next
+        return self.chance.randint(1, max(round(latest), 1))
 
     def put_back(self, place: str) -> None:
         """The process has died of something else."""
@@ -87,9 +90,21 @@ class Faults:
     @property
     def allowed(self) -> int:
         """How many events may be published by now: each fault lets more of them through."""
-        share = (len(self.fired) + 1) / (self.planned + 1)
-        return int(self._events * min(share, 1 - RESERVE)) if self.missing else self._events
+        if not self.missing:
+            return self._events
+        share = (self.planned - self.missing.total() + 1) / (self.planned + 1)
+        return min(int(self._events * min(share, 1 - RESERVE)) + self._more, self._events)
+
+    def let_more_through(self) -> None:
+        """Some faults wait for events to come."""
+        self._more += max(int(self._events * MORE), 1)
 
     def due(self, published: int) -> bool:
         """Whether so much has been published that another fault may come; the first may come at once."""
         return published >= AHEAD * self.allowed or not self.fired
+
+    def publisher_due(self, published: int) -> bool:
+        """Whether another publisher may die at a named place: they pass theirs so often that all would at the start."""
+        return (
+            self._publishing_planned - len(self.publishing) <= 1 + self._publishing_planned * published / self._events
+        )

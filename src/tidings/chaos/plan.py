@@ -26,11 +26,12 @@ AT_RANDOM = (KILL_WORKER, KILL_PUBLISHER, FREEZE, STOP, ROLL)
 class Place(NamedTuple):
     """A place of `tidings.failpoint` at which a process dies.
 
-    `passage` is the latest at which it does: low enough to be reached soon after a start. What is `rare` waits for what
-    other processes do, so one worker is kept for that.
+    `passage` is the latest at which a worker does: low enough to be reached soon after a start; a publisher passes its
+    places with every event, and dies when it comes to it. What is `rare` waits for what other processes do, so one
+    worker is kept for that.
     """
 
-    passage: int
+    passage: int = 1
     role: str = WORKER
     rare: bool = False
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from tidings.flood.growth import SAMPLES, Growth, growth, lags, slope
+from tidings.flood.growth import SAMPLES, Growth, growth, lags, recovery, slope
 from tidings.flood.load import Load
 
 
@@ -65,6 +65,16 @@ def test_a_spike_is_where_it_grows() -> None:
 @pytest.mark.parametrize("capacity", [600, 5000])
 def test_a_stall_is_none(stall: float, capacity: int) -> None:
     assert found(Load(rate=500, seconds=30), capacity, stall=(10.0, 10.0 + stall)) is None
+
+
+def test_after_a_spike_it_takes_as_long_as_it_takes() -> None:
+    load = Load(arrival="spike", rate=200, peak=1000, seconds=30)
+    times, spike = load.times(), load.spike
+    assert spike == (12, 18)
+    too_much = (1000 - 400) * 6
+    assert recovery(times, served(times, 400), spike) == pytest.approx(12 + (too_much - 12 * 200) / 400, rel=0.05)
+    assert recovery(times, served(times, 5000), spike) == pytest.approx(0, abs=0.1)
+    assert recovery(times, [], spike) is None
 
 
 def test_lag_is_what_has_come_and_is_not_done() -> None:

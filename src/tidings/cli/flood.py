@@ -129,9 +129,7 @@ def _flood(options: Options, wanted: dict[str, Any]) -> Figures:
     if not count:
         raise click.UsageError(f"That makes {counted(int(load.most), 'event')}; a flood has 1 to {MOST:,}.")
     evidence = asyncio.run(flood(wish, apps, stream, partial(progress, quiet=options.as_json)))
-    return figures(
-        evidence, apps=[app.name for app in apps], arrival=load.arrival, workers=options.workers, seconds=load.seconds
-    )
+    return figures(evidence, load, apps=[app.name for app in apps], workers=options.workers)
 
 
 def _load(wanted: dict[str, Any], stream: Stream) -> Load:

@@ -12,12 +12,12 @@ from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
 from itertools import compress
 from operator import sub
-from typing import Any
 
 import msgspec
 
-from tidings.flood.growth import SAMPLES, Growth, growth, lags
+from tidings.flood.growth import SAMPLES, Growth, growth, lags, recovery
 from tidings.flood.ledger import Account, Marks, account
+from tidings.flood.load import Load
 from tidings.flood.notes import DERIVED, FOREIGN
 from tidings.flood.publisher import NEVER
 from tidings.flood.run import Evidence
@@ -97,6 +97,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     handlers: Sequence[HandlerStage]
     grows: Growth | None
     grows_first: str | None
+    recovered: float | None
     window: float
     arriving: Sequence[float]
     curves: Mapping[str, Curve]
@@ -116,10 +117,10 @@ class Timeline(msgspec.Struct):
     latencies: array[float]
 
 
-def figures(evidence: Evidence, **given: Any) -> Figures:
-    """Work out the figures; `given` are those that are only told: apps, arrival, workers, seconds."""
+def figures(evidence: Evidence, load: Load, *, apps: Sequence[str], workers: int) -> Figures:
+    """Work out what a flood of `apps` by `workers` processes came to."""
     publisher = evidence.publisher
-    times, seconds = publisher.times, max(given["seconds"], publisher.times[-1])
+    times, seconds = publisher.times, max(load.seconds, publisher.times[-1])
     end = max(seconds, _end(evidence))
     window = end / WINDOWS
     accounts = _accounts(evidence)
@@ -127,20 +128,26 @@ def figures(evidence: Evidence, **given: Any) -> Figures:
     stages = {name: _stage(name, line, times, seconds) for name, line in lines.items()}
     curves = {name: _curve(line, times, window) for name, line in lines.items()}
     handlers = [_handler(evidence, stages[name], accounts[name]) for name in evidence.groups]
-    growing = {name: stage.grows.second for name, stage in stages.items() if stage.grows}
-    whole_grows = growing.pop(WHOLE, None) is not None
-    first = min(growing, key=growing.__getitem__, default=WHOLE if whole_grows else None)
+    first = _first(stages)
     whole = lines[WHOLE]
     return Figures(
-        **given, events=len(times), offered=round(len(times) / seconds, 1),
-        done=round(len(whole.done) / max(whole.done[-1] if whole.done else seconds, 1e-9), 1),
+        apps=apps, arrival=load.arrival, workers=workers, seconds=load.seconds, events=len(times),
+        offered=round(len(times) / seconds, 1), done=round(len(whole.done) / max([*whole.done[-1:], seconds]), 1),
         done_most=max(curves[WHOLE].rate), drained=round(max(end - times[-1], 0.0), 3),
         late=_rank(sorted(publisher.late), 0.99), refused=dict(publisher.refused), deaths=dict(evidence.deaths),
         lost=sum(stage.lost for stage in handlers), dead=sum(sum(stage.dead.values()) for stage in handlers),
         left=sum(stage.left for stage in handlers), publish=stages[PUBLISH], whole=stages[WHOLE], handlers=handlers,
-        grows=None if first is None else stages[first].grows, grows_first=first, window=round(window, 6),
-        arriving=_rates(times, window), curves=curves,
+        grows=None if first is None else stages[first].grows, grows_first=first,
+        recovered=None if load.spike is None else recovery(whole.came, whole.done, load.spike),
+        window=round(window, 6), arriving=_rates(times, window), curves=curves,
     )  # fmt: skip
+
+
+def _first(stages: Mapping[str, Stage]) -> str | None:
+    """The stage whose lag grows first; the whole only where none of its parts does."""
+    growing = {name: stage.grows.second for name, stage in stages.items() if stage.grows}
+    parts = [name for name in growing if name != WHOLE]
+    return min(parts or growing, key=growing.__getitem__, default=None)
 
 
 def _end(evidence: Evidence) -> float:

@@ -56,6 +56,18 @@ def lags(arrived: Sequence[float], done: Sequence[float], at: Sequence[float]) -
     return [max(bisect_right(arrived, second) - bisect_right(done, second), 0) for second in at]
 
 
+def recovery(arrived: Sequence[float], done: Sequence[float], spike: tuple[float, float]) -> float | None:
+    """How long after the end of a spike lag is as low again as it was at most before it; None where it never is."""
+    begin, end = spike
+    last = max(done[-1] if done else end, end)
+    before = lags(arrived, done, [begin * index / SAMPLES for index in range(SAMPLES + 1)])
+    after = [end + (last - end) * index / SAMPLES for index in range(SAMPLES + 1)]
+    calm = max(before)
+    return next(
+        (round(at - end, 3) for at, lag in zip(after, lags(arrived, done, after), strict=True) if lag <= calm), None
+    )
+
+
 def growth(arrivals: array[float], lagging: Sequence[int], seconds: float) -> Growth | None:
     """Where lag, sampled evenly over `seconds`, begins to grow; None where it does not."""
     step = seconds / (len(lagging) - 1)

@@ -75,8 +75,13 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
         for index in range(int((self.first + self.rate) / 2 * self.seconds)):
             yield (math.sqrt(self.first**2 + 2 * steeper * index) - self.first) / steeper
 
+    @property
+    def spike(self) -> tuple[float, float] | None:
+        """When a spike begins and ends; None without one."""
+        return (SPIKE[0] * self.seconds, SPIKE[1] * self.seconds) if self.arrival == "spike" else None
+
     def _spike(self) -> Iterator[float]:
-        begin, end = (share * self.seconds for share in SPIKE)
+        begin, end = self.spike or (0.0, 0.0)
         yield from self._steady(0.0, begin, self.rate)
         yield from self._steady(begin, end, self._peak)
         yield from self._steady(end, self.seconds, self.rate)

@@ -47,6 +47,12 @@ def summary(figures: Figures) -> Iterator[str]:
         f"best; the last {span(figures.drained)} after the last arrival."
     )
     yield grown(figures)
+    if figures.arrival == "spike":
+        yield (
+            "Lag was not as low again as before the spike."
+            if figures.recovered is None
+            else f"Lag was as low as before {duration(figures.recovered)} after the end of the spike."
+        )
     for stage in figures.handlers:
         for error, count in stage.dead.items():
             yield f"Dead in {stage.name}: {count:,} x {error}: {stage.causes[error]}"

@@ -24,7 +24,7 @@ from tidings.chaos.site import Look, Site
 from tidings.errors import BrokerError, ConfigError, TidingsError
 
 STALL = 2.0
-"""Seconds in which nothing moves, after which one more process is killed: some places wait for what others do."""
+"""Seconds in which nothing moves, after which something more is done."""
 LOOK_EVERY, PACE_EVERY = 0.1, 0.02
 RESTS = 10
 """Looking takes at most one part in so many of the time."""
@@ -64,6 +64,7 @@ class Driver:
         self._look = Look(0, 0, None, None)
         self._far: tuple[int, ...] = ()
         self._least_pending = 0
+        self._pushes = 0
 
     async def run(self) -> Evidence:
         """Everything from the first start to the last look; no process and no task is left. Raises RunLost."""
@@ -129,11 +130,18 @@ class Driver:
                 if not await self.crew.suffer(kind):
                     faults.at_random.append(kind)
             elif faults.missing and self._idle():
-                faults.let_more_through()
-                await self.crew.suffer(KILL_PUBLISHER if faults.publishing else KILL_WORKER)
+                await self._push()
+
+    async def _push(self) -> None:
+        """What is missing waits for more events, or else for one more death."""
+        self._pushes += 1
+        if self._pushes % 2:
+            self.faults.let_more_through()
+        else:
+            await self.crew.suffer(KILL_PUBLISHER if self.faults.publishing else KILL_WORKER)
 
     def _idle(self) -> bool:
-        """Whether everybody listens and nothing is left to do: what is missing waits for one more death."""
+        """Whether everybody listens and nothing is left to do."""
         since = max([self._moved, *(fault.at for fault in self.faults.fired[-1:])])
         return time.monotonic() - since > STALL and not self._look.pending and self.crew.listening()
 

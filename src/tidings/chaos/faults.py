@@ -12,11 +12,11 @@ from tidings.chaos.plan import AT_RANDOM, PUBLISHER, REPUBLISH, WORKER, Place, P
 
 EVENTS_A_FAULT = 500
 """For so many events between two faults the passages are meant at which a process dies."""
-SOONEST = 0.2
+SOONEST = 0.1
 AHEAD = 0.8
 """The share of what may have been published that has to be, before the next fault."""
-RESERVE, MORE = 0.1, 0.01
-"""The share of the events that waits until every planned fault has happened, and what of it goes where none does."""
+RESERVE = 0.1
+"""The share of the events that waits until every planned fault has happened."""
 
 
 class Fault(NamedTuple):
@@ -40,9 +40,10 @@ class Faults:
         self._places = places
         self._alone = plan.workers == 1
         self._events = plan.events
-        self._more = 0
+        self._more = 0.0
+        self._publishers = plan.publishers
         self._scale = plan.events / max(self.planned, 1) / EVENTS_A_FAULT
-        self._until_the_next = plan.events / (self.planned + 1) / plan.publishers / 2
+        self._half_a_fault = plan.events / (self.planned + 1) / 2
         self._rare = self._shuffled(name for name, place in places.items() if place.rare)
         self.publishing = self._shuffled(name for name, place in places.items() if place.role == PUBLISHER)
         """The places at which a publisher is still to die."""
@@ -74,7 +75,11 @@ class Faults:
         if place is None:
             return 1
         of = self._places[place]
-        latest = of.passage * min(max(self._scale, SOONEST), 1.0) if of.role == WORKER else self._until_the_next
+        latest = (
+            of.passage * min(max(self._scale, SOONEST), 1.0)
+            if of.role == WORKER
+            else self._half_a_fault / self._publishers
+        )
         return self.chance.randint(1, max(round(latest), 1))
 
     def put_back(self, place: str) -> None:
@@ -93,11 +98,11 @@ class Faults:
         if not self.missing:
             return self._events
         share = (self.planned - self.missing.total() + 1) / (self.planned + 1)
-        return min(int(self._events * min(share, 1 - RESERVE)) + self._more, self._events)
+        return min(int(self._events * min(share, 1 - RESERVE) + self._more), self._events)
 
     def let_more_through(self) -> None:
         """Some faults wait for events to come."""
-        self._more += max(int(self._events * MORE), 1)
+        self._more += max(self._half_a_fault, 1)
 
     def due(self, published: int) -> bool:
         """Whether so much has been published that another fault may come; the first may come at once."""

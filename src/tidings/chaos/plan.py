@@ -39,7 +39,7 @@ class Place(NamedTuple):
 PLACES = {
     "draining": Place(1),
     "handled": Place(100),
-    "in_handler": Place(200),
+    "in_handler": Place(100),
     "lent": Place(50),
     "settling": Place(50),
 }

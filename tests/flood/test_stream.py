@@ -11,7 +11,7 @@ import pytest
 
 from tidings import App, Event
 from tidings.errors import ConfigError, InvalidEvent
-from tidings.flood.stream import Known, Stream
+from tidings.flood.stream import MOST, Known, Stream
 
 
 class Placed(Event, name="order.placed", key="order_id"):
@@ -151,8 +151,8 @@ def test_a_wrong_sample_is_refused(type: str, text: str, words: str) -> None:
 
 
 def test_a_function_may_go_on_for_ever() -> None:
-    stream = Known([app]).made(f"{__name__}:forever", 5)
-    assert [record.key for record in stream.records] == ["0", "1", "2", "3", "4"]
+    stream = Known([app]).made(f"{__name__}:forever")
+    assert [record.key for record in stream.records] == [str(number) for number in range(MOST)]
 
 
 @pytest.mark.parametrize(
@@ -166,4 +166,4 @@ def test_a_function_may_go_on_for_ever() -> None:
 )
 def test_a_function_that_is_not_there_or_makes_nothing_is_refused(spec: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        Known([app]).made(spec, 5)
+        Known([app]).made(spec)

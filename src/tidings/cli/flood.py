@@ -24,10 +24,21 @@ if TYPE_CHECKING:
     from tidings.flood.load import Load
     from tidings.flood.stream import Stream
 
-Positive = click.FloatRange(0, min_open=True)
+SECONDS = 30.0
 SHOP = ("examples.shop", "tidings.examples.shop")
 MOST = 5_000_000
 """Events in a flood: each takes some tens of bytes of memory for each handler, until the end."""
+
+
+class Amount(click.FloatRange):
+    """A number that has an end."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """See click.ParamType.convert."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no number that has an end.", param, ctx)
+        return number
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,9 +70,14 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     "--keys", type=click.IntRange(1, 50_000), default=1000, show_default=True, help="How many keys a sample has."
 )
 @click.option("--key", metavar="FIELD", help="The field by which a sample is varied, if not its class's key.")
-@click.option("--rate", type=Positive, default=100.0, show_default=True, metavar="N/s", help="Events a second.")
 @click.option(
-    "--seconds", type=Positive, metavar="S", help="For how long events arrive; 30, or the length of the recording."
+    "--rate", type=Amount(0, min_open=True), default=100.0, show_default=True, metavar="N/s", help="Events a second."
+)
+@click.option(
+    "--seconds",
+    type=Amount(0, min_open=True),
+    metavar="S",
+    help="For how long events arrive; 30, or the length of the recording.",
 )
 @click.option(
     "--arrival",
@@ -70,16 +86,20 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     show_default=True,
     help="How: evenly, ever more, with a spike in the middle, as chance has it, as recorded.",
 )
-@click.option("--first", type=click.FloatRange(0), default=0.0, metavar="N/s", help="The rate at which a ramp begins.")
-@click.option("--peak", type=Positive, metavar="N/s", help="The rate of a spike; five times --rate by default.")
-@click.option("--speed", type=Positive, default=1.0, show_default=True, metavar="N", help="How fast a replay is.")
+@click.option("--first", type=Amount(0), default=0.0, metavar="N/s", help="The rate at which a ramp begins.")
+@click.option(
+    "--peak", type=Amount(0, min_open=True), metavar="N/s", help="The rate of a spike; five times --rate by default."
+)
+@click.option(
+    "--speed", type=Amount(0, min_open=True), default=1.0, show_default=True, metavar="N", help="How fast a replay is."
+)
 @click.option("--seed", type=int, default=1, show_default=True, help="What chance is drawn from.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="How many processes work.")
 @click.option("--broker", metavar="URL", help="Flood this broker, and what is in it; a temporary file by default.")
 @click.option("--store", metavar="URL", help="Where Tables are kept, if not in the broker's database.")
 @click.option("--remote-is-mine", is_flag=True, help="The broker may be on another machine.")
 @click.option(
-    "--patience", type=Positive, default=60.0, show_default=True, metavar="S",
+    "--patience", type=Amount(0, min_open=True), default=60.0, show_default=True, metavar="S",
     help="Seconds without progress after which what is left is given up.",
 )  # fmt: skip
 @click.option(
@@ -117,14 +137,12 @@ def _flood(options: Options, wanted: dict[str, Any]) -> Figures:
     if options.report is not None and not options.report.parent.is_dir():
         raise click.UsageError(f"--report {options.report}: there is no folder {options.report.parent}.")
     apps = load_all(options.targets)
-    stream = _stream(options, apps, wanted)
+    stream = _stream(options, apps)
     load = _load(wanted, stream)
     wish = Wish(
         targets=options.targets, load=load, workers=options.workers, broker=options.broker, store=options.store,
         patience=options.patience,
     )  # fmt: skip
-    if not math.isfinite(load.most):
-        raise click.UsageError("--rate, --peak, --first and --seconds are numbers that have an end.")
     count = 0 if load.most > MOST else len(load.times(stream.times))
     if not count:
         raise click.UsageError(f"That makes {counted(int(load.most), 'event')}; a flood has 1 to {MOST:,}.")
@@ -138,17 +156,17 @@ def _load(wanted: dict[str, Any], stream: Stream) -> Load:
     for name, default, arrival in (("first", 0.0, "ramp"), ("peak", None, "spike"), ("speed", 1.0, "replay")):
         if wanted[name] != default and wanted["arrival"] != arrival:
             raise click.UsageError(f"--{name} is for --arrival {arrival}.")
-    seconds: float = wanted["seconds"] or 30.0
-    if wanted["arrival"] == "replay":
-        if not stream.times:
-            raise click.UsageError("--arrival replay needs --events FILE in which every line has a time.")
-        seconds = wanted["seconds"] or max((stream.times[-1] - stream.times[0]) / wanted["speed"], 0.001)
-    given: dict[str, Any] = {**wanted, "seconds": seconds}
-    return Load(**given)
+    given: dict[str, Any] = {**wanted, "seconds": wanted["seconds"] or SECONDS}
+    load = Load(**given)
+    if load.arrival != "replay":
+        return load
+    if not stream.times:
+        raise click.UsageError("--arrival replay needs --events FILE in which every line has a time.")
+    length = max((stream.times[-1] - stream.times[0]) / load.speed, 0.001)
+    return msgspec.structs.replace(load, seconds=wanted["seconds"] or length)
 
 
-def _stream(options: Options, apps: Sequence[App], wanted: dict[str, Any]) -> Stream:
-    from tidings.flood.stream import MOST as KEPT
+def _stream(options: Options, apps: Sequence[App]) -> Stream:
     from tidings.flood.stream import Known
 
     if options.event is not None and options.events is not None:
@@ -161,7 +179,7 @@ def _stream(options: Options, apps: Sequence[App], wanted: dict[str, Any]) -> St
         raise click.UsageError("Say what arrives: --event TYPE JSON, or --events FILE.")
     module, colon, _ = spec.partition(":")
     if colon and module.replace(".", "").isidentifier():
-        return known.made(spec, min(int(wanted["rate"] * (wanted["seconds"] or 30.0)) + 1, KEPT))
+        return known.made(spec)
     with progress("reading", quiet=options.as_json) as bar:
         stream = known.recording(Path(spec), bar)
     if stream.left_out:
@@ -194,4 +212,7 @@ def _tell(figures: Figures, options: Options) -> None:
         tell(figures, Console(highlight=False, width=None if sys.stdout.isatty() else WIDE))
     if options.report is not None:
         alone = options.report.suffix == ".svg"
-        options.report.write_text(svg(charts(figures)) if alone else page(figures), encoding="utf-8")
+        try:
+            options.report.write_text(svg(charts(figures)) if alone else page(figures), encoding="utf-8")
+        except OSError as error:
+            raise click.ClickException(f"{options.report} cannot be written: {error.strerror}.") from error

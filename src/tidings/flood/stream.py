@@ -25,7 +25,7 @@ from tidings.errors import ConfigError, InvalidEvent
 from tidings.message import NAME, TOPIC, Contract, Event, contract_of
 
 SOURCE = "tidings-flood"
-MOST = 50_000
+MOST = 20_000
 """So many different events are kept in memory; then they come again from the first."""
 OF_THE_RUN = ("correlationid", "causationid")
 """Headers that name other events of the recording: here all ids are new."""
@@ -145,14 +145,14 @@ class Known:
         lines.sort(key=lambda line: line[0])
         return Stream([record for _, record in lines], [at for at, _ in lines], left_out)
 
-    def made(self, spec: str, count: int) -> Stream:
+    def made(self, spec: str) -> Stream:
         """The first events that a function makes, and those again. Raises ConfigError."""
         made = _function(spec)()
         if not isinstance(made, Iterable):
             raise ConfigError(f"{spec} returns no events but {type(made).__name__}; let it yield them.")
         codec = Codec(SOURCE, Clock())
         records: list[Record] = []
-        for event in itertools.islice(made, min(count, MOST)):
+        for event in itertools.islice(made, MOST):
             record = codec.encode(event)
             records.append(msgspec.structs.replace(record, id="", time=0.0))
         if not records:

@@ -116,6 +116,7 @@ class Crew:
 
     def _died(self, child: Child, code: int) -> None:
         cause = child.cause(code)
+        child.deaths += 1
         child.finished = cause == "" and child.role == PUBLISHER
         if cause is None:
             self.crashes.append(f"a {child.role} ended by itself with exit code {code}: {self._last_words()}")
@@ -141,7 +142,7 @@ class Crew:
         return False
 
     async def suffer(self, kind: str) -> bool:
-        """One fault now, on a process that waits for no named place if there is one. Whether there was any."""
+        """One fault now, on a process that waits for no named place if there is one. Whether it has happened."""
         if kind == ROLL:
             await self._roll()
             return True
@@ -154,9 +155,11 @@ class Crew:
         child = self.faults.chance.choice(spare)
         if kind == FREEZE:
             await self._freeze(child)
-        else:
-            child.send(signal.SIGTERM if kind == STOP else signal.SIGKILL)
-        return True
+            return True
+        missing, deaths = self.faults.missing[kind], child.deaths
+        child.send(signal.SIGTERM if kind == STOP else signal.SIGKILL)
+        await self.until(lambda: child.deaths > deaths)
+        return self.faults.missing[kind] < missing  # it may have died of something else
 
     async def _freeze(self, child: Child) -> None:
         """For so long that the others take it for dead."""

@@ -27,6 +27,7 @@ class Child:
         self.place: str | None = None
         """The named place at which the process is to die."""
         self.finished = False
+        self.deaths = 0
         self.kept = False
         """Whether somebody starts it again."""
         self.memory_peak: int | None = None

@@ -1,6 +1,7 @@
 """What crash runs have found in the engine, each as a small case that fails without its fix."""
 
 import asyncio
+import gc
 import sqlite3
 import threading
 import time
@@ -439,3 +440,22 @@ async def test_a_worker_that_is_taken_for_dead_between_two_tries_goes_on(app: Ap
         await settled(app, "thing", "move")
         assert app.worker("move").meter.in_flight == 0
     assert set(begun) == set(range(10))
+
+
+async def test_what_a_handler_raised_is_forgotten_when_it_is_settled(app: App) -> None:
+    class Raised(Exception):
+        pass
+
+    @app.on(Moved, start=Start.EARLIEST, retry=Retry(at_once=2, first=0.001))
+    def move(moved: Moved, db: sqlite3.Connection, delivery: Delivery) -> None:
+        db.execute("CREATE TABLE IF NOT EXISTS moves (number INTEGER)")
+        db.execute("INSERT INTO moves VALUES (?)", (moved.number,))
+        if moved.number % 2 and delivery.attempt == 1:
+            raise Raised
+
+    async with app.running():
+        await app.publish(*(Moved(number=number, key=str(number)) for number in range(50)))
+        await settled(app, "thing", "move")
+        gc.collect()
+        left = [each for each in gc.get_objects() if isinstance(each, Raised)]
+        assert len(left) < 5  # the last ones are still in somebody's hands

@@ -51,7 +51,7 @@ CHECKPOINT_BYTES = 8 << 20
 RESTART_FRAMES = (64 << 20) // 4096
 
 
-class Job(msgspec.Struct, gc=False):
+class Job(msgspec.Struct):
     """Work for one transaction, and the future of what came of it.
 
     `rows` jobs are plain inserts that share one statement; a `step` job runs in a savepoint of its own, so that its

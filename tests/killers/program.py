@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import sys
 import time
+from collections.abc import Callable
 
 from tidings import App, Delivery, Event, Retry, Start, Tx
 
@@ -41,35 +42,58 @@ def called(handler: str, hit: Hit, delivery: Delivery) -> None:
 
 def strike(how: str, seconds: float) -> None:
     """Die of it, or never end."""
-    if how == "exit":
-        os._exit(9)
-    elif how == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    elif how == "system exit":
-        sys.exit(4)
-    elif how == "memory":
-        devour(limit=1 << 30)
-    elif how == "recursion":
-        strike(how, seconds)
-    elif how == "stack":
-        overflow()
-    elif how == "block":
-        while True:
-            pass
-    elif how == "hang":
-        time.sleep(3600)
-    elif how == "sleep":
-        time.sleep(seconds)
-    elif how == "raise":
-        raise ValueError("a planned failure")
+    ways: dict[str, Callable[[], object]] = {
+        "exit": lambda: os._exit(9),
+        "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+        "system exit": lambda: sys.exit(4),
+        "memory": lambda: devour(limit=1 << 30),
+        "hoard": lambda: devour(limit=1 << 30, hoard=hoarded),
+        "oom": lambda: bloat(most=150 << 20),
+        "recursion": lambda: strike(how, seconds),
+        "stack": overflow,
+        "block": spin,
+        "hang": lambda: time.sleep(3600),
+        "sleep": lambda: time.sleep(seconds),
+        "raise": refuse,
+    }
+    if how in ways:
+        ways[how]()
 
 
-def devour(limit: int) -> None:
-    """Allocate without end, under a limit: what is then raised, or killed, is up to where it hits."""
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    eaten = []
+def spin() -> None:
+    """Without end."""
     while True:
-        eaten.append(bytearray(1 << 24))
+        pass
+
+
+def refuse() -> None:
+    """Fail like anything else."""
+    raise ValueError("a planned failure")
+
+
+hoarded: list[bytearray] = []
+
+
+def devour(limit: int, hoard: list[bytearray] | None = None) -> None:
+    """Allocate without end, under a limit. With a `hoard` it is never given back: the whole process has to starve."""
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    eaten: list[bytearray] = [] if hoard is None else hoard
+    size = 1 << 24
+    while True:
+        try:
+            eaten.append(bytearray(size))
+        except MemoryError:
+            if hoard is None or size < 1 << 12:
+                raise
+            size >>= 1
+
+
+def bloat(most: int) -> None:
+    """As the kernel has it that is out of memory: SIGKILL, at so many bytes."""
+    eaten = []
+    while len(eaten) << 24 < most:
+        eaten.append(bytearray(os.urandom(1 << 10) * (1 << 14)))
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def overflow() -> None:
@@ -108,6 +132,8 @@ if "with_tx" in ONLY:
     @app.on(Hit, retry=SOON, start=Start.EARLIEST)
     async def with_tx(hit: Hit, tx: Tx, delivery: Delivery) -> None:
         called("with_tx", hit, delivery)
+        if hit.how == "pause":
+            await asyncio.sleep(hit.seconds)
         tx.put(counts, hit.key, 1 + await tx.get(counts, hit.key, 0))
         strike(hit.how, hit.seconds)
 

@@ -10,12 +10,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from itertools import pairwise
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.killers.program import Hit
+from tests.killers.program import Hit, counts
 from tidings import App, Record, Start, dead
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +35,7 @@ class Scene:
     """A `tidings run` of the program in a folder of its own."""
 
     def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._url = f"sqlite:{folder / 'tidings.db'}"
         self._process: subprocess.Popen[bytes] | None = None
@@ -97,10 +97,19 @@ class Scene:
 
     # -- the broker
 
+    def publisher(self) -> App:
+        """Who tells the workers, to be opened."""
+        return App("publisher", self._url)
+
     async def publish(self, *hits: Hit) -> None:
         """Tell the workers."""
-        async with App("publisher", self._url) as app:
+        async with self.publisher() as app:
             await app.publish(*hits)
+
+    async def count(self, key: str) -> int | None:
+        """The row of a key that `with_tx` keeps."""
+        async with self.publisher() as app, app.transaction() as transaction:
+            return await transaction.get(counts, key)
 
     @contextlib.asynccontextmanager
     async def letters(self, handler: str) -> AsyncIterator[Callable[[int], Any]]:
@@ -137,10 +146,14 @@ class Scene:
             return (await app.connection.broker.lag("hit", f"scene.{handler}")).waiting
 
 
-def longest_gap(calls: Sequence[Call]) -> float:
-    """For how many seconds at most none of these came."""
-    times = sorted(call.at for call in calls)
-    return max((later - earlier for earlier, later in pairwise(times)), default=0.0)
+@contextlib.asynccontextmanager
+async def playing(folder: Path) -> AsyncGenerator[Scene]:
+    """A scene, and its end."""
+    scene = Scene(folder)
+    try:
+        yield scene
+    finally:
+        await asyncio.to_thread(scene.kill)
 
 
 def now() -> float:

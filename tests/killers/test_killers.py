@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.killers.program import DEATHS, Hit
-from tests.killers.scene import Scene
+from tests.killers.scene import Scene, playing
 
 pytestmark = pytest.mark.crash
 
@@ -15,9 +15,8 @@ OTHERS = [f"other{number}" for number in range(20)]
 
 @pytest.fixture
 async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
-    scene = Scene(tmp_path)
-    yield scene
-    scene.kill()
+    async with playing(tmp_path) as scene:
+        yield scene
 
 
 async def buried(scene: Scene, handler: str, how: str) -> dict[str, str]:
@@ -37,6 +36,7 @@ async def buried(scene: Scene, handler: str, how: str) -> dict[str, str]:
         ("on_loop", "exit", "exit code 9"),
         ("on_loop", "kill", "signal SIGKILL"),
         ("on_loop", "stack", "signal SIGSEGV"),
+        ("on_loop", "oom", "signal SIGKILL"),
         ("with_tx", "exit", "exit code 9"),
         ("in_thread", "kill", "signal SIGKILL"),
         ("in_transaction", "exit", "exit code 9"),
@@ -110,3 +110,11 @@ async def test_a_neighbour_in_the_same_process_is_not_buried_for_what_it_has_not
     await scene.until(lambda: {call.key for call in scene.calls("beside")} == {"fatal", *OTHERS})
     await scene.settled("beside")
     assert not scene.logged("scene.beside gave up")
+
+
+async def test_a_process_that_starves_counts_the_attempt_too(scene: Scene) -> None:
+    """All memory is gone and stays gone: whatever fails next is the engine's own."""
+    letter = await buried(scene, "on_loop", "hoard")
+    print(letter, scene.calls(key="fatal"))
+    assert [call.attempt for call in scene.calls(key="fatal")] == list(range(1, DEATHS + 1))
+    assert letter["deadattempts"] == str(DEATHS)

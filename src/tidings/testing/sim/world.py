@@ -28,6 +28,8 @@ BEAT = 0.4
 GRACE = 10.0
 STOPS = (0.5 * LEASE, 1.5 * LEASE, 4 * LEASE)
 JUMPS = (-DAY, -60.0, 60.0)
+MOST_FAILURES = 4
+"""In a row: more than are tried again at once, fewer than it takes to give up."""
 RESTART = (0.1, 2.0, 2 * LEASE)
 
 
@@ -66,7 +68,7 @@ class World:
         self._crashes = 0
         self._healed = False
         self._hearing: set[str] = set()
-        self._failed: set[tuple[str, str]] = set()
+        self._fails: dict[tuple[str, str, str], int] = {}
         self._alive: dict[str, Process] = {}
         self._dropped: list[Process] = []
         self._client: Process | None = None
@@ -192,16 +194,18 @@ class World:
         process.task.add_done_callback(lambda _: self._ended(process))
 
     async def _sabotage(self, delivery: Delivery, call_next: Next) -> Any:
-        """Raise around a handler, once an event and handler."""
-        which = self.tape.choose(3, "handler")
-        at = (OWNER.get(), delivery.record.id)
-        if which and at not in self._failed:
-            self._failed.add(at)
-            self.tell(OWNER.get(), f"a handler raises {'before' if which == 1 else 'after'} its work")
-            if which == 2:
-                await call_next()
-            raise SimulatedFailure("made up by the simulation")
-        return await call_next()
+        """Raise around a handler, some times in a row, once an event and process."""
+        at = (OWNER.get(), delivery.record.topic, delivery.record.id)
+        if at not in self._fails:
+            self._fails[at] = self.tape.choose(1 + MOST_FAILURES, "handler")
+        if not self._fails[at]:
+            return await call_next()
+        self._fails[at] -= 1
+        after = self._fails[at] % 2
+        self.tell(OWNER.get(), f"a handler of {delivery.record.type} raises {'after' if after else 'before'} its work")
+        if after:
+            await call_next()
+        raise SimulatedFailure("made up by the simulation")
 
     def _ended(self, process: Process) -> None:
         """A process has ended by itself; whoever looks after it starts it again."""

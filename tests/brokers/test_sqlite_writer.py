@@ -14,9 +14,9 @@ import pytest
 
 from tidings import PublishFailed
 from tidings.broker import Record, Start
-from tidings.brokers import sqlite
 from tidings.brokers.sqlite import SqliteBroker
 from tidings.clock import Clock
+from tidings.embedded import writer
 from tidings.embedded.database import Connection, Database
 from tidings.embedded.writer import Writer
 from tidings.stores.sqlite import SqliteStore
@@ -151,7 +151,7 @@ async def test_who_waits_too_long_for_another_process_is_told(
     broker: SqliteBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it was told may not be kept is safe to publish again: it is there once."""
-    monkeypatch.setattr(sqlite, "BUSY_WAIT", 0.2)
+    monkeypatch.setattr(writer, "BUSY_WAIT", 0.2)
     await broker.publish([record("r1")])
     lock = os.open(broker.database.side(".lock"), os.O_RDWR)
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 def disk(folder: Path, size: str) -> Generator[bool]:
     """Mount a disk in memory at `folder`; False where that is not allowed."""
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     mounted = subprocess.run(command, check=False, capture_output=True).returncode == 0
     try:
         yield mounted

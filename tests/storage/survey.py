@@ -15,7 +15,7 @@ import msgspec
 
 from tests.storage.disk import Moment, moments, states
 from tests.storage.judge import Judge
-from tests.storage.tape import Entry, kept
+from tests.storage.tape import Entry, Mark, kept
 
 ROOT = Path(__file__).parents[2]
 LENT_LATER = struct.pack("<1024q", *[1 << 40] * 1024)
@@ -57,7 +57,13 @@ def record(*options: str) -> list[Entry]:
     with folder_in_memory() as folder:
         (files := Path(folder) / "files").mkdir()
         run("journey", str(files), str(Path(folder) / "tape"), *options)
-        return kept(Path(folder) / "tape")
+        return whole(kept(Path(folder) / "tape"))
+
+
+def whole(tape: list[Entry]) -> list[Entry]:
+    """Without what came after the last commit that had returned: of the one after it there is no dump."""
+    last = max(place for place, entry in enumerate(tape) if entry[0] == "committed" and isinstance(entry, Mark))
+    return tape[: last + 1]
 
 
 async def survey(

@@ -30,7 +30,7 @@ from tidings.embedded.feed import FETCH, Feed, Loan
 from tidings.embedded.group import Group
 from tidings.embedded.membership import PARTS, Lent, Process
 from tidings.embedded.wakeup import POLL_WITHOUT_INOTIFY, Wakeup
-from tidings.embedded.writer import Writer
+from tidings.embedded.writer import BUSY_WAIT, Writer
 from tidings.errors import (
     BodyTooLarge,
     BrokerError,
@@ -106,7 +106,6 @@ READ_ONCE = "PRAGMA cache_size=-8192"
 """Readers go through the log once: memory that is used again at once is faster than memory that is remembered."""
 LEASE = 30.0
 TICK = 0.5
-BUSY_WAIT = 10.0
 RETENTION_EVERY = 60.0
 KEEP_SECONDS = 7 * 86400.0
 
@@ -440,14 +439,14 @@ class SqliteBroker:
                 if self.writer.broken is not None:
                     raise self.writer.broken
                 now = self.clock.monotonic()
-                self.writer.expire(BUSY_WAIT)
+                self.writer.expire()
                 if self._groups and now - heartbeat > self.lease / 3:
-                    heartbeat = now
-                    await self.run(
+                    await self.writer.patiently(
                         lambda c: c.execute(
                             membership.HEARTBEAT, (self.clock.monotonic() + self.lease, self.process.name)
                         )
                     )
+                    heartbeat = now  # not before: one that failed is tried again at the next tick
                 if (changed := self.read("PRAGMA data_version")[0][0]) != version:
                     version = changed
                     self._heard()
@@ -469,7 +468,8 @@ class SqliteBroker:
         dead = [id for id, _, process, lease in members
                 if process != self.process.name and (lease < now or self.process.dead(process))]  # fmt: skip
         if dead:
-            await self.run(lambda connection: membership.bury_members(connection, dead, self.lent))
+            leases = {id: lease for id, _, _, lease in members if id in dead}
+            await self.writer.patiently(lambda connection: membership.bury_silent(connection, leases, self.lent))
         owners = self.read("SELECT grp, owner, count(*) FROM tidings_part GROUP BY grp, owner")
         ids = [(group, id) for id, group, _, _ in members]
         if [ids, owners] != seen:
@@ -491,13 +491,13 @@ class SqliteBroker:
             failpoint.hit("moving_due")
             connection.execute(DROP_DUE, (now,))
 
-        await self.run(move)
+        await self.writer.patiently(move)
         after: float | None = self.read(NEXT_DUE)[0][0]
         return after
 
     async def _retain(self) -> None:
         """Remove what is past its time, in small steps, and never what a group has not settled."""
-        await self.run(lambda connection: connection.execute(FORGET_PASSED))
+        await self.writer.patiently(lambda connection: connection.execute(FORGET_PASSED))
         for topic, keep_seconds, keep_count in self.read("SELECT id, keep_seconds, keep_count FROM tidings_topic"):
             if not (oldest := self._oldest_kept(topic, keep_seconds, keep_count)):
                 continue
@@ -505,7 +505,7 @@ class SqliteBroker:
             values = {"topic": topic, "oldest": oldest, "slowest": oldest if slowest is None else slowest}
             removed = 1000
             while removed == 1000:
-                removed = await self.run(partial(_expire, values=values))
+                removed = await self.writer.patiently(partial(_expire, values=values))
 
     def _oldest_kept(self, topic: int, keep_seconds: float | None, keep_count: int | None) -> int:
         """The last position that may go: everything up to it is past both limits that are set."""

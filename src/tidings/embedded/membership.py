@@ -19,7 +19,7 @@ import mmap
 import os
 import struct
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tidings import failpoint
@@ -159,6 +159,12 @@ def bury_members(connection: Connection, ids: Sequence[int], lent: Lent) -> None
     for member in ids:
         hand_over(connection, member, lent, died=True)
         failpoint.hit("burying")
+
+
+def bury_silent(connection: Connection, leases: Mapping[int, float], lent: Lent) -> None:
+    """Bury those of these members who have not renewed the lease that was seen: one may have while we waited."""
+    now = {id: lease for id, _, _, lease in connection.execute(MEMBERS)}
+    bury_members(connection, [id for id, lease in leases.items() if now.get(id) == lease], lent)
 
 
 def hand_over(connection: Connection, member: int, lent: Lent, *, died: bool) -> None:

@@ -47,6 +47,8 @@ COMMIT = "COMMIT -- tidings"
 ROLLBACK = "ROLLBACK -- tidings"
 MOST_JOBS = 2000
 CLOSE_WAIT = 30.0
+BUSY_WAIT = 10.0
+LOOK = 0.5
 CHECKPOINT_BYTES = 8 << 20
 RESTART_FRAMES = (64 << 20) // 4096
 
@@ -105,6 +107,17 @@ class Writer:
         """Run `step(connection)` in the next transaction; done, with its result, when that is durable."""
         return self._submit((), step)
 
+    async def patiently(self, step: Step) -> Any:
+        """Like `run`. Meanwhile publishers whom another process keeps waiting for too long are told."""
+        done = self.run(step)
+        try:
+            while not done.done():
+                await asyncio.wait([done], timeout=LOOK)
+                self.expire()
+            return await done
+        finally:
+            done.cancel()
+
     def _submit(self, rows: Sequence[Any], step: Step | None) -> asyncio.Future[Any]:
         if self._closed or self._broken:
             raise self._broken or Closed("the database is closed")
@@ -124,19 +137,19 @@ class Writer:
         """Give these to the thread."""
         self._queue.put(jobs)
 
-    def expire(self, seconds: float) -> None:
-        """Fail the inserts that another process has kept waiting for longer; they may still be written later.
+    def expire(self) -> None:
+        """Fail the inserts that another process has kept waiting for too long; they may still be written later.
 
         Steps are not given up: their outcome has to be known.
         """
         for since, jobs in self._sent:
-            if self._loop.time() - since < seconds:
+            if self._loop.time() - since < BUSY_WAIT:
                 return
             for job in jobs:
                 if job.step is None and not job.future.done():
                     job.future.set_exception(
                         StorageBusy(
-                            f"{self._database.path} was locked by another process for {seconds:g} s; try again."
+                            f"{self._database.path} was locked by another process for {BUSY_WAIT:g} s; try again."
                         )
                     )
 

@@ -1,0 +1,55 @@
+"""Another process holds the file for long: who waits is told, and who was silent only because of it is not dead."""
+
+import asyncio
+import fcntl
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tidings import PublishFailed
+from tidings.broker import Record
+from tidings.brokers.sqlite import SqliteBroker
+from tidings.clock import Clock
+from tidings.embedded import writer
+from tidings.embedded.database import Database
+from tidings.embedded.membership import MEMBERS, bury_silent
+
+
+@pytest.fixture
+async def broker(tmp_path: Path) -> AsyncIterator[SqliteBroker]:
+    broker = SqliteBroker(Database(tmp_path / "tidings.db", durable=False), Clock())
+    await broker.open()
+    yield broker
+    await broker.close()
+
+
+async def test_a_member_that_has_renewed_its_lease_meanwhile_is_not_buried(broker: SqliteBroker) -> None:
+    await broker.subscribe(["t"], "g")
+    (id, _, _, lease) = broker.read(MEMBERS)[0]
+    await broker.run(lambda connection: bury_silent(connection, {id: lease - 1.0}, broker.lent))
+    assert [row[0] for row in broker.read(MEMBERS)] == [id]
+    await broker.run(lambda connection: bury_silent(connection, {id: lease}, broker.lent))
+    assert broker.read(MEMBERS) == []
+
+
+async def test_publishers_are_told_though_the_housekeeping_waits_too(
+    broker: SqliteBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "BUSY_WAIT", 0.2)
+    monkeypatch.setattr(writer, "LOOK", 0.05)
+    broker.lease = 0.3
+    await broker.subscribe(["t"], "g")
+    await asyncio.sleep(0.5)  # a heartbeat is due at once from here on
+    lock = os.open(broker.database.side(".lock"), os.O_RDWR)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        await asyncio.sleep(1.0)  # the housekeeping waits for its heartbeat
+        async with asyncio.timeout(10):
+            with pytest.raises(PublishFailed, match="locked by another process"):
+                await broker.publish([Record("t", b"", None, "t", "r1")])
+    finally:
+        os.close(lock)
+    await broker.publish([Record("t", b"", None, "t", "r1")])
+    assert broker.read("SELECT id FROM tidings_log") == [("r1",)]

@@ -26,7 +26,7 @@ from tidings.broker import Delivery, Feature, Lag, Record, Start
 from tidings.clock import Clock
 from tidings.embedded import backlog, membership, steady
 from tidings.embedded.database import Connection, Database, named
-from tidings.embedded.feed import FETCH, Feed, Loan
+from tidings.embedded.feed import FETCH, Feed, Loan, Rows, some
 from tidings.embedded.group import Group
 from tidings.embedded.membership import PARTS, Lent, Process
 from tidings.embedded.wakeup import POLL_WITHOUT_INOTIFY, Wakeup
@@ -202,10 +202,12 @@ class SqliteBroker:
         self.lent.close()
         self.database.close()
 
-    def read(self, sql: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
+    def read(
+        self, sql: str, values: Sequence[Any] | Mapping[str, Any] = (), rows: Rows = sqlite3.Cursor.fetchall
+    ) -> list[Any]:
         """One short SELECT. A read transaction is never held across anything else, or the WAL could not be reset."""
         try:
-            return self._reader.execute(sql, values).fetchall()
+            return rows(self._reader.execute(sql, values))
         except sqlite3.Error as error:
             raise named(error, self.database.path) from error
 
@@ -540,7 +542,7 @@ class View:
             self._broker.check()
             self.wake.clear()
             for name, cursor in self._cursors.items():
-                rows = self._broker.read(FETCH.format(parts=""), (self._broker.topics[name], cursor, limit))
+                rows = self._broker.read(FETCH.format(parts=""), (self._broker.topics[name], cursor, limit), some)
                 if rows:
                     del self._cursors[name]  # to the end, so that every topic gets its turn
                     self._cursors[name] = rows[-1][0]

@@ -5,9 +5,10 @@ The statements of `group.py` are here as well, beside the state that they keep.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple, Protocol
 
 from tidings.broker import Delivery
@@ -43,6 +44,11 @@ STILL_HELD = "SELECT 1 FROM tidings_ack WHERE feed = ? AND key = ? LIMIT 1"
 
 
 RECEIPT = attrgetter("receipt")
+BODY = itemgetter(-1)
+SLICE = 16
+READ, OUT, LIGHT = 8 << 20, 32 << 20, 16 << 10
+"""Bytes of bodies: so much is read at a time and so much may be out, about; a body that small is not weighed."""
+Rows = Callable[[sqlite3.Cursor], list[Any]]
 TOGETHER = 64
 """Suspects of one death are lent so many at a time; what was out at a second one, one at a time."""
 TURN = 0.05
@@ -55,6 +61,17 @@ def suspects(rows: Sequence[Any]) -> Sequence[Any]:
     return once or rows[:1]
 
 
+def some(cursor: sqlite3.Cursor) -> list[Any]:
+    """The rows whose last column is a body, or the first of them where those are large."""
+    rows: list[Any] = []
+    size = 0
+    while size < READ and (more := cursor.fetchmany(SLICE)):
+        rows += more
+        size += sum(map(len, map(BODY, more)))
+    cursor.close()  # what is not read would keep a read transaction open
+    return rows
+
+
 class Host(Protocol):
     """What a group needs of its broker."""
 
@@ -64,7 +81,9 @@ class Host(Protocol):
     process: Process
     steady: Callable[[], float]
 
-    def read(self, sql: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
+    def read(
+        self, sql: str, values: Sequence[Any] | Mapping[str, Any] = (), rows: Rows = sqlite3.Cursor.fetchall
+    ) -> list[Any]:
         """One short SELECT."""
         ...
 

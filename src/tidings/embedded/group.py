@@ -23,12 +23,15 @@ from tidings.embedded import membership
 from tidings.embedded.database import Connection
 from tidings.embedded.feed import (
     AGAIN,
+    BODY,
     EXCEPTIONS,
     FETCH,
     HELD_KEYS,
     HOLD_LATER,
     KNOWN_ABOVE,
     LEND,
+    LIGHT,
+    OUT,
     OWNS,
     PARK,
     RECEIPT,
@@ -44,6 +47,7 @@ from tidings.embedded.feed import (
     Mine,
     Settling,
     settle,
+    some,
     suspects,
     watermark,
 )
@@ -76,6 +80,7 @@ class Group:
         self._fenced = False
         self._closed = False
         self._turn = 0
+        self._weight = 0  # bytes of a body, of late, where they are large
 
     # -- lending
 
@@ -117,6 +122,8 @@ class Group:
         if not self._mine.parts or self._crowded or (self._alone and not self.idle):
             return []
         self._alone = False
+        if not (limit := self._room(limit)):
+            return []
         feeds = list(self.feeds.values())
         if any(feed.due is not None for feed in feeds):
             lent = await self._lend_exceptions(feeds, limit)
@@ -129,11 +136,25 @@ class Group:
                 return lent
         return []
 
+    def _room(self, limit: int) -> int:
+        """How many more may be lent: fewer where bodies are large, so that what is out does not fill the memory."""
+        if not self._weight:
+            return limit
+        out = sum(len(feed.lent) + len(feed.out) for feed in self.feeds.values())
+        return min(limit, max(OUT // self._weight - out, 0 if out else 1))
+
+    def _weigh(self, rows: Sequence[Any], limit: int) -> None:
+        """See how large bodies are, if so large that not all could be read, or were so before."""
+        if self._weight or len(rows) < limit:
+            weight = sum(map(len, map(BODY, rows))) // len(rows)
+            self._weight = weight if weight > LIGHT else 0
+
     async def _lend_log(self, feed: Feed, limit: int) -> Sequence[Delivery]:
         while True:
             rows = self._next_rows(feed, limit)
             if not rows:
                 return []
+            self._weigh(rows, limit)
             last = rows[-1][0]
             if feed.read_to or feed.early or feed.held:
                 rows = await self._sift(feed, rows)
@@ -148,11 +169,11 @@ class Group:
         """Read on: in the order of the file where the topic is much of it, which is faster, else by the index."""
         if feed.dense:
             window = (feed.topic, feed.cursor, feed.cursor + 4 * limit, limit)
-            rows = self._broker.read(SCAN.format(parts=self._mine.sql), window)
+            rows = self._broker.read(SCAN.format(parts=self._mine.sql), window, some)
             feed.dense = len(rows) == limit
             if rows:
                 return rows
-        rows = self._broker.read(FETCH.format(parts=self._mine.sql), (feed.topic, feed.cursor, limit))
+        rows = self._broker.read(FETCH.format(parts=self._mine.sql), (feed.topic, feed.cursor, limit), some)
         feed.dense = len(rows) == limit and rows[-1][0] - rows[0][0] < 4 * limit
         return rows
 
@@ -195,10 +216,11 @@ class Group:
                 continue
             state, most = (SUSPECT, min(limit, TOGETHER)) if lone else (RETRY, limit)
             sql = EXCEPTIONS.format(parts=self._mine.sql.replace("part", "a.part"))
-            rows = self._broker.read(sql, (feed.id, state, now, most))
+            rows = self._broker.read(sql, (feed.id, state, now, most), some)
             if not rows:
                 self._look(feed)
                 continue
+            self._weigh(rows, most)
             self._alone = lone
             return await self._lend_again(feed, suspects(rows) if lone else rows)
         return []
@@ -293,7 +315,7 @@ class Group:
             gone = {key for pos, key in settling.retried.items() if feed.out.pop(pos, None) is not None}
             if gone:
                 self._release(feed, gone)
-        if self._crowded or self._alone or any(feed.suspects for feed in self.feeds.values()):
+        if self._weight or self._crowded or self._alone or any(feed.suspects for feed in self.feeds.values()):
             self.wake.set()
 
     def _release(self, feed: Feed, keys: set[str | None]) -> None:

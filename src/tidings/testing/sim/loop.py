@@ -32,24 +32,24 @@ class Died(BaseException):
 class Callback:
     """What is to run once: asyncio's Handle and TimerHandle in one."""
 
-    __slots__ = ("_args", "_callback", "_cancelled", "_context", "_when")
+    __slots__ = ("_when", "args", "callback", "context", "was_cancelled")
 
     def __init__(
         self, callback: Callable[..., Any], args: tuple[Any, ...], context: contextvars.Context, when: float
     ) -> None:
-        self._callback = callback
-        self._args = args
-        self._context = context
+        self.callback = callback
+        self.args = args
+        self.context = context
         self._when = when
-        self._cancelled = False
+        self.was_cancelled = False
 
     def cancel(self) -> None:
         """Never run it."""
-        self._cancelled = True
+        self.was_cancelled = True
 
     def cancelled(self) -> bool:
         """Whether it was cancelled."""
-        return self._cancelled
+        return self.was_cancelled
 
     def when(self) -> float:
         """The loop's time at which it is due."""
@@ -58,11 +58,7 @@ class Callback:
     @property
     def owner(self) -> str:
         """The process that it belongs to."""
-        return self._context.get(OWNER, "")
-
-    def run(self) -> None:
-        """Run it."""
-        self._context.run(self._callback, *self._args)
+        return self.context.get(OWNER, "")
 
 
 _Loop: Any = asyncio.AbstractEventLoop  # its many methods for sockets, pipes and signals are not for us
@@ -156,7 +152,7 @@ class SimLoop(_Loop):  # type: ignore[misc]
 
     def _pass_time(self) -> None:
         timers = self._timers
-        while timers and (timers[0][2]._cancelled or timers[0][2].owner in self._gone):
+        while timers and (timers[0][2].was_cancelled or timers[0][2].owner in self._gone):
             heapq.heappop(timers)
         if not timers:
             raise Stuck("everybody waits, and there is nothing left to wait for")
@@ -183,9 +179,9 @@ class SimLoop(_Loop):  # type: ignore[misc]
                 return
         if self.trace is not None:
             self.trace.append((self.steps, callback.owner))
-        if not callback._cancelled:
+        if not callback.was_cancelled:
             try:
-                callback._context.run(callback._callback, *callback._args)
+                callback.context.run(callback.callback, *callback.args)
             except Died:
                 pass
             except Exception as error:  # noqa: BLE001 - the world decides what it means

@@ -279,6 +279,15 @@ class SimBroker(SqliteBroker):
         self.lent.close()
 
 
+class SimStore(SqliteStore):
+    """The embedded store of a simulated process."""
+
+    def drop(self) -> None:
+        """See SimBroker.drop."""
+        if self._reader is not None:
+            self._reader.close()
+
+
 class Process:
     """One process with all apps. `name` is new each time it starts."""
 
@@ -287,7 +296,7 @@ class Process:
         self.clock = SimClock(world.loop, number, world.seed)
         database = Database(world.path, durable=False)
         self.broker = SimBroker(world, name, database, self.clock)
-        self.store = SqliteStore(database, lambda: self.broker.writer)
+        self.store = SimStore(database, lambda: self.broker.writer)
         self.apps = [app.copy() for app in apps]
         self.workers: list[Worker] = []
         self.died: BaseException | None = None
@@ -336,6 +345,4 @@ class Process:
     def drop(self) -> None:
         """Close what the operating system would."""
         self.broker.drop()
-        reader = self.store._reader
-        if reader is not None:
-            reader.close()
+        self.store.drop()

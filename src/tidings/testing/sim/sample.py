@@ -81,4 +81,5 @@ def _value(kind: Any, chance: random.Random) -> Any:
             return [_value(item, chance) for item in kind.item_types]
         case inspect.Metadata():
             return _value(kind.type, chance)
-    raise KeyError(type(kind).__name__)
+        case _:
+            raise KeyError(type(kind).__name__)

@@ -12,6 +12,8 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
+
 from tidings.app import App
 from tidings.clock import Clock
 from tidings.config import Config, load
@@ -47,11 +49,11 @@ class Runtime:
 
     async def open(self) -> None:
         """Connect and join every handler's group. Raises a DefinitionError or BrokerError."""
-        for app in self.apps:
-            config = self.config_of(app)
+        configs = [self.config_of(app) for app in self.apps]
+        for app, config in zip(self.apps, configs, strict=True):
             at = (config.broker, config.store)
             if at not in self._connections:
-                connection = self._connecting(config, app.clock)
+                connection = self._connecting(_shared(config, configs), app.clock)
                 await connection.broker.open()
                 self._connections[at] = connection
                 await connection.store.open()
@@ -90,6 +92,12 @@ class Runtime:
             await connection.store.close()
             await connection.broker.close()
         self._connections.clear()
+
+
+def _shared(config: Config, configs: Sequence[Config]) -> Config:
+    """For the connection of all that name the same: it takes bodies as large as the most generous of them allows."""
+    limits = [each.body_limit for each in configs if (each.broker, each.store) == (config.broker, config.store)]
+    return msgspec.structs.replace(config, body_limit=max(limits))
 
 
 async def serve(

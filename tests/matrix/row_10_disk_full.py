@@ -1,7 +1,8 @@
 """10: the disk is full, and then it is not.
 
-The database lies on a disk of four megabytes, logs and notes elsewhere. Publishers go on trying, a worker goes on
-working; then somebody frees space. A publish that raised `StorageFull` was not kept: its event may never be handled.
+The database lies on a disk of ten megabytes, of which another file takes eight; logs lie elsewhere. Publishers go on
+trying, a worker goes on working; then somebody frees space. A publish that raised `StorageFull` was not kept: its event
+may never be handled.
 """
 
 from __future__ import annotations
@@ -11,16 +12,16 @@ import itertools
 import os
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from tests.matrix import Figures, Row
-from tests.matrix.site import Site, doubled, effect, until
+from tests.matrix.site import PATIENCE, Site, doubled, effect, until
 from tests.storage.mount import disk
 from tidings import App, Event, Start, StorageFull
 
-SIZE, BALLAST = "4m", 2 << 20
+SIZE, BALLAST = "10m", 8 << 20
 PUBLISHERS = 8
 TEXT = "x" * 4000
 FULL = 1.0
@@ -50,39 +51,51 @@ class Outcome(NamedTuple):
     at: float
 
 
-async def tell(publisher: App, numbers: itertools.count[int], told: list[Outcome], stop: asyncio.Event) -> None:
-    """Publish until told to stop. What is refused is not tried again: it must never be seen."""
-    while not stop.is_set():
+class Told:
+    """What publishers were told, until enough was kept since there was space again: they must not fill it anew."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[Outcome] = []
+        self.freed = float("inf")
+        self.left = AFTERWARDS
+
+    def add(self, number: int, *, kept: bool) -> None:
+        now = time.monotonic()
+        self.outcomes.append(Outcome(number, kept, now))
+        self.left -= kept and now > self.freed
+
+
+async def tell(publisher: App, numbers: Iterator[int], told: Told) -> None:
+    """Publish until it is enough. What is refused is not tried again: it must never be seen."""
+    while told.left > 0:
         number = next(numbers)
         try:
             await publisher.publish(Filed(key=f"k{number % 20}", number=number))
         except StorageFull:
-            told.append(Outcome(number, kept=False, at=time.monotonic()))
+            told.add(number, kept=False)
             await asyncio.sleep(0.02)
         else:
-            told.append(Outcome(number, kept=True, at=time.monotonic()))
+            told.add(number, kept=True)
 
 
-async def through(site: Site, ballast: Path) -> tuple[list[Outcome], float]:
+async def through(site: Site, ballast: Path) -> Told:
     """Publish until it is full, for a while longer, and then until it has gone on for a while."""
-    told: list[Outcome] = []
-    stop = asyncio.Event()
-    async with site.publisher() as publisher, asyncio.TaskGroup() as group:
+    told = Told()
+    async with site.publisher() as publisher, asyncio.TaskGroup() as group, asyncio.timeout(PATIENCE):
         numbers = itertools.count()
-        for _ in range(PUBLISHERS):
-            group.create_task(tell(publisher, numbers, told, stop))
-        await until(lambda: any(not outcome.kept for outcome in told))
+        publishers = [group.create_task(tell(publisher, numbers, told)) for _ in range(PUBLISHERS)]
+        await until(lambda: any(not outcome.kept for outcome in told.outcomes))
         await asyncio.sleep(FULL)
-        freed = time.monotonic()
+        told.freed = time.monotonic()
         ballast.unlink()  # noqa: ASYNC240 - at once
-        await until(lambda: sum(outcome.kept and outcome.at > freed for outcome in told) >= AFTERWARDS)
-        stop.set()
-    return told, freed
+        await asyncio.wait(publishers)
+    return told
 
 
 async def full(site: Site, ballast: Path) -> Figures:
     worker = await site.start()
-    told, freed = await through(site, ballast)
+    told = await through(site, ballast)
+    freed = told.freed
 
     def first(times: Iterable[float]) -> float:
         return min(at for at in times if at > freed)
@@ -90,7 +103,7 @@ async def full(site: Site, ballast: Path) -> Figures:
     await site.drained()
     assert site.rows("PRAGMA integrity_check") == [("ok",)]
     assert await worker.stop() == 0, "it had to be started again"
-    kept, refused = ({each.number for each in told if each.kept is wanted} for wanted in (True, False))
+    kept, refused = ({each.number for each in told.outcomes if each.kept is wanted} for wanted in (True, False))
     effects = site.effects()
     numbers = [each.number for each in effects]
     assert not kept.difference(numbers), "an acknowledged event was lost"
@@ -98,7 +111,7 @@ async def full(site: Site, ballast: Path) -> Figures:
     assert doubled(numbers) == 0
     return {
         "acknowledged": len(kept), "refused": len(refused), "acknowledged and lost": 0, "refused and handled": 0,
-        "first publish after there was space, s": first(each.at for each in told if each.kept) - freed,
+        "first publish after there was space, s": first(each.at for each in told.outcomes if each.kept) - freed,
         "first effect after there was space, s": first(each.at for each in effects) - freed,
     }  # fmt: skip
 

@@ -92,6 +92,9 @@ class LoopLane(Lane):
                 pause = self.pause_after(problem, again)
                 if pause is None:
                     await self.failed(delivery, problem)
+                    self.behind = (
+                        0  # what became earlier meanwhile waits for the key: that is no matter of the next one
+                    )
                     return
                 await self.pause(pause)
             except asyncio.CancelledError as cancelled:

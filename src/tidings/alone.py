@@ -28,7 +28,7 @@ from tidings.broker import Delivery
 from tidings.codec import Reader
 from tidings.config import Config
 from tidings.connect import connect
-from tidings.errors import ConfigError, InvalidEvent
+from tidings.errors import ConfigError
 from tidings.handler import Bound, Mode
 from tidings.isolation import HEAD, Done, Failed, Get, Home, Job, Ready, Row, Said, frame, message
 from tidings.store import Table
@@ -82,12 +82,7 @@ class AloneTx:
 
     def put(self, table: Table[Any], key: str, value: Any) -> None:
         """See Tx.put. Raises InvalidEvent where the value does not fit the table's type."""
-        try:
-            encoded = msgspec.msgpack.encode(value)
-            msgspec.msgpack.decode(encoded, type=table.type)
-        except (msgspec.MsgspecError, TypeError, ValueError) as error:
-            raise InvalidEvent(f"the row {key!r} does not fit table {table.name!r}: {error}") from error
-        self.writes[(table.name, key)] = encoded
+        self.writes[(table.name, key)] = table.encode(key, value)
 
     def delete(self, table: Table[Any], key: str) -> None:
         """See Tx.delete."""

@@ -12,6 +12,8 @@ from typing import Any, Generic, Protocol, Self, TypeVar, overload, runtime_chec
 
 import msgspec
 
+from tidings.errors import InvalidEvent
+
 V = TypeVar("V")
 D = TypeVar("D")
 
@@ -21,6 +23,15 @@ class Table(msgspec.Struct, Generic[V], frozen=True):
 
     name: str
     type: type[V]
+
+    def encode(self, key: str, value: V) -> bytes:
+        """The row as it is kept. Raises InvalidEvent where the value does not fit the table's type."""
+        try:
+            encoded = msgspec.msgpack.encode(value)
+            msgspec.msgpack.decode(encoded, type=self.type)
+        except (msgspec.MsgspecError, TypeError, ValueError) as error:
+            raise InvalidEvent(f"the row {key!r} does not fit table {self.name!r}: {error}") from error
+        return encoded
 
 
 @runtime_checkable

@@ -20,7 +20,7 @@ import msgspec
 
 from tidings.embedded.database import Connection, Database, named
 from tidings.embedded.writer import Writer
-from tidings.errors import Closed, Conflict, InvalidEvent, NotInTransaction, Redo, TransactionEnded
+from tidings.errors import Closed, Conflict, NotInTransaction, Redo, TransactionEnded
 from tidings.store import Table, Tx, Unit
 
 SCHEMA = """
@@ -66,12 +66,7 @@ class SqliteTx:
     def put(self, table: Table[Any], key: str, value: Any) -> None:
         """See Tx.put. Raises InvalidEvent where the value does not fit the table's type."""
         self._check()
-        try:
-            encoded = msgspec.msgpack.encode(value)
-            msgspec.msgpack.decode(encoded, type=table.type)
-        except (msgspec.MsgspecError, TypeError, ValueError) as error:
-            raise InvalidEvent(f"the row {key!r} does not fit table {table.name!r}: {error}") from error
-        self.writes[(table.name, key)] = encoded
+        self.writes[(table.name, key)] = table.encode(key, value)
 
     def delete(self, table: Table[Any], key: str) -> None:
         """See Tx.delete."""

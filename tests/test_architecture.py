@@ -8,7 +8,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src"
 LAYERS = [
-    {"errors", "message", "broker", "store", "clock", "failpoint"},  # words and ports
+    {"errors", "message", "broker", "link", "store", "clock", "failpoint", "binding"},  # words and ports
     {"codec", "schema"},  # wire
     {
         "handler",
@@ -29,6 +29,7 @@ LAYERS = [
         "outbox",
         "inbox",
         "parking",
+        "linked",
         "mail",
     },  # engine
     {"saga", "view", "aggregate", "stream", "schedule"},  # patterns: each sees the engine and not the others

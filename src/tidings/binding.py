@@ -1,0 +1,121 @@
+"""CloudEvents 1.0 on the headers of any broker: binary mode both ways, structured mode read.
+
+In binary mode every attribute is a header under the binding's prefix (`ce_` on Kafka, `ce-` on NATS, `cloudEvents:` on
+AMQP) and the body is the body. `datacontenttype` is the header `content-type`. A record's key is the attribute
+`partitionkey`. Messages without attributes are foreign: they come as records without a type, whose id says where they
+lie, for handlers that take a Record or map them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote, unquote
+
+import msgspec
+
+from tidings.broker import Record
+from tidings.errors import DecodeError
+
+JSON = "application/json"
+STRUCTURED = "application/cloudevents+json"
+CONTENT_TYPE = "content-type"
+NO_SOURCE = "/"
+OWN = ("specversion", "id", "type", "time", "partitionkey")
+
+
+def attributes(record: Record) -> dict[str, str]:
+    """The context attributes of a record, without prefix; `content-type` under its own name."""
+    told = {"specversion": "1.0", "id": record.id, "type": record.type, "source": NO_SOURCE, "time": stamp(record.time)}
+    if record.key is not None:
+        told["partitionkey"] = record.key
+    told[CONTENT_TYPE] = record.headers.get("datacontenttype", JSON)
+    return told | {name: value for name, value in record.headers.items() if name != "datacontenttype"}
+
+
+def record(topic: str, value: bytes, told: Mapping[str, str], *, key: str | None, place: str) -> Record:
+    """The record of a message with these attributes (lower case, without prefix; `content-type` beside them).
+
+    `key` is the broker's own, which counts where no `partitionkey` is told; `place` is where the message lies, the id
+    of a foreign one. What says it is structured and is not comes as it is, without a type: its handler buries it.
+    """
+    content = told.get(CONTENT_TYPE, "")
+    if content.startswith(STRUCTURED):
+        try:
+            return structured(topic, value, key)
+        except DecodeError:
+            return Record(topic, value, key, "", told.get("id") or place, 0.0, dict(told))
+    headers = {name: text for name, text in told.items() if name not in OWN and name != CONTENT_TYPE}
+    if headers.get("source") == NO_SOURCE:
+        del headers["source"]
+    if content and content != JSON:
+        headers["datacontenttype"] = content
+    try:
+        time = seconds(told["time"]) if "time" in told else 0.0
+    except DecodeError:
+        time, headers["time"] = 0.0, told["time"]
+    return Record(
+        topic, value, told.get("partitionkey", key), told.get("type", ""), told.get("id") or place, time, headers
+    )
+
+
+class Structured(msgspec.Struct):
+    """The attributes of an event in the JSON format that have a meaning here, and its data."""
+
+    id: str
+    source: str
+    specversion: str
+    type: str
+    time: str | None = None
+    partitionkey: str | None = None
+    datacontenttype: str | None = None
+    data: msgspec.Raw = msgspec.Raw(b"")
+    data_base64: bytes | None = None
+
+
+def structured(topic: str, value: bytes, key: str | None) -> Record:
+    """The record of an event in structured mode (JSON format). Raises DecodeError."""
+    try:
+        event = msgspec.json.decode(value, type=Structured)
+        others: dict[str, Any] = msgspec.json.decode(value)
+    except msgspec.MsgspecError as error:
+        raise DecodeError(f"this is no CloudEvent in the JSON format: {error}") from error
+    known = {"data", "data_base64", "datacontenttype", *OWN}
+    headers = {name: text(told) for name, told in others.items() if name not in known and told is not None}
+    if event.datacontenttype and event.datacontenttype != JSON:
+        headers["datacontenttype"] = event.datacontenttype
+    body = bytes(event.data) if event.data_base64 is None else event.data_base64
+    if event.data_base64 is None and isinstance(others.get("data"), str) and headers.get("datacontenttype"):
+        body = others["data"].encode()
+    time = 0.0 if event.time is None else seconds(event.time)
+    return Record(topic, body, event.partitionkey or key, event.type, event.id, time, headers)
+
+
+def text(value: Any) -> str:
+    """An attribute of the JSON format as text: its canonical form."""
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def stamp(time: float) -> str:
+    """Seconds since the epoch as RFC 3339, in UTC."""
+    return datetime.fromtimestamp(time, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def seconds(told: str) -> float:
+    """RFC 3339 as seconds since the epoch. Raises DecodeError."""
+    try:
+        return datetime.fromisoformat(told).timestamp()
+    except ValueError as error:
+        raise DecodeError(f"the time {told!r} is not in the form of RFC 3339") from error
+
+
+def percent(values: Iterable[tuple[str, str]], prefix: str) -> dict[str, str]:
+    """Headers for a transport whose values are printable ASCII (NATS, HTTP): others are percent-encoded."""
+    safe = "".join(chr(code) for code in range(33, 127) if chr(code) not in '"%')
+    return {name if name == CONTENT_TYPE else prefix + name: quote(value, safe=safe) for name, value in values}
+
+
+def unpercent(told: str) -> str:
+    """What `percent` encoded."""
+    return unquote(told) if "%" in told else told

@@ -6,6 +6,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.servers.shared import nats_server, postgres_server
+
+__all__ = ["nats_server", "own_folder", "postgres_server"]
+
 # A loaded machine is slow, not wrong: pytest-timeout alone decides what takes too long. CI repeats what it did;
 # whoever asks for more EXAMPLES gets new ones.
 settings.register_profile("tidings", deadline=None, derandomize="EXAMPLES" not in os.environ)

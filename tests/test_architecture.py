@@ -30,13 +30,15 @@ LAYERS = [
         "inbox",
         "parking",
         "linked",
+        "member",
+        "storeless",
         "mail",
     },  # engine
     {"saga", "view", "aggregate", "stream", "schedule"},  # patterns: each sees the engine and not the others
     {"app", "connect", "config", "runtime", "alone"},  # application
     {"tidings"},  # the public names
 ]
-EDGES = {"chaos", "cli", "observe", "security", "gateway", "console", "testing", "flood", "__main__"}
+EDGES = {"chaos", "cli", "dev", "observe", "security", "gateway", "console", "testing", "flood", "__main__"}
 UPTO = list(accumulate(LAYERS, set.union))
 MAY_IMPORT = (
     {name: seen for layer, seen in zip(LAYERS, UPTO, strict=True) for name in layer}

@@ -16,6 +16,7 @@ OUTSIDE = {
     "embedded",
     "chaos",
     "cli",
+    "dev",
     "observe",
     "security",
     "gateway",

@@ -136,7 +136,7 @@ async def test_what_comes_while_retention_looks_stays(site: Site) -> None:
     def interfere(statement: str) -> None:
         """Another process publishes between what retention reads and what it reads next."""
         if "sqlite_sequence" in statement and not other.execute("SELECT count(*) FROM tidings_log").fetchone()[0]:
-            append(other, [(1, 0, "new", "t", None, site.clock.now(), "{}", b"")])
+            append(other, [(1, 0, "new", "t", None, site.clock.now(), "{}", b"", None)])
 
     site.broker._reader.set_trace_callback(interfere)
     assert await site.left() == 1

@@ -37,8 +37,8 @@ def test_a_sound_file() -> None:
     assert found.pop("file system") in ("ok", "warn")
     assert set(found.values()) == {"ok"}
     assert found.keys() == {
-        "settings", "disk", "wake-up", "access", "WAL", "file", "integrity", "space", "workers", "backlog", "retries",
-        "dead letters",
+        "settings", "disk", "wake-up", "access", "WAL", "file", "integrity", "records", "space", "workers", "backlog",
+        "retries", "dead letters",
     }  # fmt: skip
 
 
@@ -74,6 +74,18 @@ def test_full_also_checks_the_indexes() -> None:
                              "WHERE name = 'tidings_log_topic'")  # fmt: skip
     connection.close()
     assert states("--full")["integrity"] == "bad"
+
+
+def test_a_record_that_the_disk_has_changed_is_found() -> None:
+    publish(*(Low(sku=str(n)) for n in range(3)))
+    connection = sqlite3.connect(FILE)
+    connection.execute("UPDATE tidings_log SET body = replace(body, '1', '7') WHERE pos = 2")
+    connection.commit()
+    connection.close()
+    found = report()
+    assert (found["integrity"]["state"], found["records"]["state"]) == ("ok", "bad")
+    assert found["records"]["detail"] == "1 record not as published, the first: 2 of tidings_log"
+    assert "restore a copy" in found["records"]["remedy"]
 
 
 def test_where_there_is_no_file() -> None:

@@ -265,7 +265,7 @@ def what_is_due_is_moved_in_two_commits(patch: Patch) -> None:
         now = self.clock.now()
         due = self.read(sqlite.NEXT_DUE)[0][0]
         if due is not None and due <= now:
-            rows = self.read("SELECT topic, part, id, type, key, time, headers, body FROM tidings_delay")
+            rows = self.read("SELECT topic, part, id, type, key, time, headers, body, crc FROM tidings_delay")
             await self.run(lambda connection: connection.execute("DELETE FROM tidings_delay"))
             await self.writer.append(rows)
         return due

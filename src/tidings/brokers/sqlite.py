@@ -25,6 +25,7 @@ from tidings import failpoint
 from tidings.broker import Delivery, Feature, Lag, Record, Start
 from tidings.clock import Clock
 from tidings.embedded import backlog, membership, steady
+from tidings.embedded.checksum import adapt, checksum
 from tidings.embedded.database import Connection, Database, named
 from tidings.embedded.feed import FETCH, Feed, Loan, Rows, some
 from tidings.embedded.group import Group
@@ -50,12 +51,12 @@ CREATE TABLE IF NOT EXISTS tidings_topic (id INTEGER PRIMARY KEY, name TEXT NOT 
     keep_count INTEGER);
 CREATE TABLE IF NOT EXISTS tidings_log (pos INTEGER PRIMARY KEY AUTOINCREMENT, topic INTEGER NOT NULL,
     part INTEGER NOT NULL, id TEXT NOT NULL, type TEXT NOT NULL, key TEXT, time REAL NOT NULL, headers TEXT NOT NULL,
-    body BLOB NOT NULL);
+    body BLOB NOT NULL, crc INTEGER);
 CREATE INDEX IF NOT EXISTS tidings_log_topic ON tidings_log(topic);
 CREATE UNIQUE INDEX IF NOT EXISTS tidings_log_id ON tidings_log(id, topic);
 CREATE TABLE IF NOT EXISTS tidings_delay (seq INTEGER PRIMARY KEY AUTOINCREMENT, due REAL NOT NULL,
     topic INTEGER NOT NULL, part INTEGER NOT NULL, id TEXT NOT NULL, type TEXT NOT NULL, key TEXT, time REAL NOT NULL,
-    headers TEXT NOT NULL, body BLOB NOT NULL, UNIQUE (id, topic));
+    headers TEXT NOT NULL, body BLOB NOT NULL, crc INTEGER, UNIQUE (id, topic));
 CREATE INDEX IF NOT EXISTS tidings_delay_due ON tidings_delay(due, seq);
 CREATE TABLE IF NOT EXISTS tidings_group (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 CREATE TABLE IF NOT EXISTS tidings_feed (id INTEGER PRIMARY KEY, grp INTEGER NOT NULL, topic INTEGER NOT NULL,
@@ -67,15 +68,15 @@ CREATE TABLE IF NOT EXISTS tidings_ack (feed INTEGER NOT NULL, pos INTEGER NOT N
 CREATE INDEX IF NOT EXISTS tidings_ack_due ON tidings_ack(feed, state, due);
 CREATE INDEX IF NOT EXISTS tidings_ack_key ON tidings_ack(feed, key, pos) WHERE key IS NOT NULL;
 """
-APPEND_INTO = "INSERT OR IGNORE INTO tidings_log (topic, part, id, type, key, time, headers, body) VALUES "
-ROW = "(?, ?, ?, ?, ?, ?, ?, ?)"
+APPEND_INTO = "INSERT OR IGNORE INTO tidings_log (topic, part, id, type, key, time, headers, body, crc) VALUES "
+ROW = "(?, ?, ?, ?, ?, ?, ?, ?, ?)"
 MANY = 50
 APPEND = APPEND_INTO + ROW
 APPEND_MANY = APPEND_INTO + ", ".join([ROW] * MANY)
-POSTPONE = """INSERT OR IGNORE INTO tidings_delay (due, topic, part, id, type, key, time, headers, body)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
-MOVE_DUE = """INSERT OR IGNORE INTO tidings_log (topic, part, id, type, key, time, headers, body)
-    SELECT topic, part, id, type, key, time, headers, body FROM tidings_delay WHERE due <= ?
+POSTPONE = """INSERT OR IGNORE INTO tidings_delay (due, topic, part, id, type, key, time, headers, body, crc)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+MOVE_DUE = """INSERT OR IGNORE INTO tidings_log (topic, part, id, type, key, time, headers, body, crc)
+    SELECT topic, part, id, type, key, time, headers, body, crc FROM tidings_delay WHERE due <= ?
     ORDER BY due, seq LIMIT 500"""
 DROP_DUE = """DELETE FROM tidings_delay WHERE seq IN (
     SELECT seq FROM tidings_delay WHERE due <= ? ORDER BY due, seq LIMIT 500)"""
@@ -170,6 +171,7 @@ class SqliteBroker:
         self._reader = self.database.connect()
         undo.callback(self._reader.close)
         self._reader.executescript(SCHEMA + membership.SCHEMA + steady.SCHEMA)
+        adapt(self._reader)
         self.steady = steady.time_of(self._reader, self.clock, membership.boot())
         self._reader.execute(READ_ONCE)
         self.lent = Lent(self.database.side(".lent"))
@@ -309,9 +311,7 @@ class SqliteBroker:
         if later := [(record.due, *self._row(record, topics)) for record in records if record.due and record.due > now]:
             connection.executemany(POSTPONE, later)
 
-    def _row(
-        self, record: Record, topics: Mapping[str, int]
-    ) -> tuple[int, int, str, str, str | None, float, str, bytes]:
+    def _row(self, record: Record, topics: Mapping[str, int]) -> tuple[Any, ...]:
         key = record.key
         if key is None:
             self._spread = part = (self._spread + 1) % PARTS
@@ -321,7 +321,9 @@ class SqliteBroker:
         if record.headers != headers:
             text = msgspec.json.encode(record.headers).decode()
             self._headers = (dict(record.headers), text)
-        return topics[record.topic], part, record.id, record.type, key, record.time, text, record.value
+        time = record.time + 0.0  # a float: what is read must have the checksum of what was written
+        row = (topics[record.topic], part, record.id, record.type, key, time, text, record.value)
+        return (*row, checksum(row))
 
     # -- consuming
 

@@ -76,8 +76,8 @@ def examine(path: Path, *, full: bool = False) -> Iterator[Finding]:
     with there:
         yield Finding("file", "ok", f"{path}, format {FORMAT}, {_bytes(path.stat().st_size)}")
         checks: dict[str, Callable[[Catalog], Iterator[Finding]]] = {
-            "integrity": _full if full else _quick, "space": _space, "workers": _workers, "backlog": _backlog,
-            "exceptions": _exceptions, "dead letters": _dead,
+            "integrity": _full if full else _quick, "records": _records, "space": _space, "workers": _workers,
+            "backlog": _backlog, "exceptions": _exceptions, "dead letters": _dead,
         }  # fmt: skip
         for name, check in checks.items():
             try:
@@ -176,6 +176,16 @@ def _integrity(there: Catalog, *, full: bool) -> Iterator[Finding]:
         yield Finding("integrity", "bad", "; ".join(damage[:3]), RESTORE)
     else:
         yield Finding("integrity", "ok", "whole, indexes and all" if full else "whole (--full also checks the indexes)")
+
+
+def _records(there: Catalog) -> Iterator[Finding]:
+    damaged = there.altered()
+    if damaged:
+        first = ", ".join(f"{each.place} of {each.table}" for each in damaged[:3])
+        yield Finding("records", "bad", f"{counted(len(damaged), 'record')} not as published, the first: {first}",
+                      RESTORE)  # fmt: skip
+    else:
+        yield Finding("records", "ok", "as published")
 
 
 def _space(there: Catalog) -> Iterator[Finding]:

@@ -26,6 +26,8 @@ COLORS = {"ok": "green", "warn": "yellow", "bad": "red"}
 def doctor(context: click.Context, target: str | None, full: bool, broker: str | None, as_json: bool) -> None:
     """Check the settings, the database file and what it holds, without changing anything.
 
+    Every record is compared with its checksum, so this reads the whole file.
+
     Each line is ok, warn or bad, with what to do. The exit code is 1 if something is bad.
     """
     if target is not None and broker is not None:

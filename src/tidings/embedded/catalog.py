@@ -16,6 +16,7 @@ import msgspec
 
 from tidings.broker import Lag, Record, Start
 from tidings.embedded import backlog, membership
+from tidings.embedded.checksum import Altered, altered
 from tidings.embedded.database import APPLICATION_ID, FORMAT, Connection, named
 from tidings.embedded.membership import Process
 from tidings.errors import StorageError, StorageForeign, StorageTooNew
@@ -159,6 +160,13 @@ class Catalog:
         """
         found = [row[0] for row in self.read(f"PRAGMA {'integrity_check' if full else 'quick_check'}(20)")]
         return [] if found == ["ok"] else [line for text in found for line in text.splitlines() if line[:3] != "***"]
+
+    def altered(self) -> list[Altered]:
+        """The records that are not what was published. Reads all of them, in short transactions."""
+        try:
+            return list(altered(self.connection))
+        except sqlite3.Error as error:
+            raise named(error, self.path) from error
 
     # -- what there is
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.servers.shared import nats_server, postgres_server
+from tests.servers.shared import kafka_server, nats_server, postgres_server, rabbitmq_server, valkey_server
 
-__all__ = ["nats_server", "own_folder", "postgres_server"]
+__all__ = ["kafka_server", "nats_server", "own_folder", "postgres_server", "rabbitmq_server", "valkey_server"]
 
 # A loaded machine is slow, not wrong: pytest-timeout alone decides what takes too long. CI repeats what it did;
 # whoever asks for more EXAMPLES gets new ones.

@@ -35,5 +35,8 @@ def shared(server: type[S]) -> Callable[[pytest.TempPathFactory], Iterator[S]]:
     return running
 
 
+kafka_server = shared(dev.Kafka)
 nats_server = shared(dev.Nats)
 postgres_server = shared(dev.Postgres)
+rabbitmq_server = shared(dev.RabbitMQ)
+valkey_server = shared(dev.Valkey)

@@ -13,13 +13,12 @@ from pathlib import Path
 import pytest
 
 from tests.servers.shared import require
-from tests.servers.witnesses import NatsWitness, PostgresWitness, Witness
+from tests.servers.witnesses import WITNESSES
 from tidings import dev
 from tidings.dev import server as life
 from tidings.errors import BrokerError, ConfigError
 
-WITNESSES: dict[str, type[Witness]] = {"nats": NatsWitness, "postgres": PostgresWitness}
-QUICK = [dev.Nats, dev.Postgres]
+QUICK = [dev.Nats, dev.Postgres, dev.Valkey]
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -1,10 +1,15 @@
 """Plain clients that write to a server and read all of it back, to see what a fault leaves."""
 
+import asyncio
 import uuid
 from abc import ABC, abstractmethod
 
+import confluent_kafka
 import nats
+import pika
 import psycopg
+import redis.asyncio
+from confluent_kafka.admin import AdminClient, NewTopic
 
 
 class Witness(ABC):
@@ -52,3 +57,79 @@ class PostgresWitness(Witness):
         async with await psycopg.AsyncConnection.connect(self.url) as client:
             rows = await client.execute(f"SELECT body FROM {self.name} ORDER BY id")
             return [body for (body,) in await rows.fetchall()]
+
+
+class ValkeyWitness(Witness):
+    async def write(self, body: bytes) -> None:
+        async with redis.asyncio.Redis.from_url(self.url) as client:
+            await client.xadd(self.name, {"body": body})
+
+    async def read(self) -> list[bytes]:
+        async with redis.asyncio.Redis.from_url(self.url) as client:
+            return [fields[b"body"] for _, fields in await client.xrange(self.name)]
+
+
+class RabbitWitness(Witness):
+    """A quorum queue, whose messages are put back when they have been read."""
+
+    async def write(self, body: bytes) -> None:
+        await asyncio.to_thread(self._write, body)
+
+    async def read(self) -> list[bytes]:
+        return await asyncio.to_thread(self._read)
+
+    def _write(self, body: bytes) -> None:
+        with pika.BlockingConnection(pika.URLParameters(self.url)) as client:
+            channel = client.channel()
+            channel.confirm_delivery()
+            channel.queue_declare(self.name, durable=True, arguments={"x-queue-type": "quorum"})
+            persistent = pika.BasicProperties(delivery_mode=2)
+            channel.basic_publish("", self.name, body, properties=persistent, mandatory=True)
+
+    def _read(self) -> list[bytes]:
+        with pika.BlockingConnection(pika.URLParameters(self.url)) as client:
+            channel, bodies = client.channel(), []
+            while (message := channel.basic_get(self.name))[0] is not None:
+                bodies.append(message[2])
+            return bodies
+
+
+class KafkaWitness(Witness):
+    async def write(self, body: bytes) -> None:
+        await asyncio.to_thread(self._write, body)
+
+    async def read(self) -> list[bytes]:
+        return await asyncio.to_thread(self._read)
+
+    @property
+    def _settings(self) -> dict[str, str]:
+        return {"bootstrap.servers": self.url.removeprefix("kafka://"), "log_level": "0"}
+
+    def _write(self, body: bytes) -> None:
+        admin = AdminClient(self._settings)
+        if self.name not in admin.list_topics(timeout=10).topics:
+            admin.create_topics([NewTopic(self.name, 1, 1)])[self.name].result()
+        errors: list[object] = []
+        producer = confluent_kafka.Producer(self._settings)
+        producer.produce(self.name, body, on_delivery=lambda error, _: errors.append(error))
+        producer.flush(30)
+        assert errors == [None]
+
+    def _read(self) -> list[bytes]:
+        consumer = confluent_kafka.Consumer(self._settings | {"group.id": self.name})
+        try:
+            part = confluent_kafka.TopicPartition(self.name, 0, 0)
+            consumer.assign([part])
+            _, end = consumer.get_watermark_offsets(part, timeout=30)
+            return [message.value() for message in consumer.consume(end, timeout=30)]
+        finally:
+            consumer.close()
+
+
+WITNESSES: dict[str, type[Witness]] = {
+    "kafka": KafkaWitness,
+    "nats": NatsWitness,
+    "postgres": PostgresWitness,
+    #RW
+    "valkey": ValkeyWitness,
+}

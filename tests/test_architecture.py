@@ -29,6 +29,7 @@ LAYERS = [
         "outbox",
         "inbox",
         "parking",
+        "held",
         "linked",
         "member",
         "storeless",
@@ -45,6 +46,7 @@ MAY_IMPORT = (
     | {pattern: UPTO[2] | {pattern} for pattern in LAYERS[3]}
     | {"connect": UPTO[4] | {"brokers", "stores", "embedded"}}
     | {"brokers": UPTO[0], "stores": UPTO[0], "embedded": UPTO[0] | {"embedded"}}
+    | {"jetstream": UPTO[0] | {"jetstream"}, "brokers.nats": UPTO[0] | {"jetstream"}}
     | dict.fromkeys(["brokers.sqlite", "stores.sqlite"], UPTO[0] | {"embedded"})
     | dict.fromkeys(EDGES, UPTO[5] | EDGES)
     | {"cli": UPTO[5] | EDGES | {"embedded"}}

@@ -14,6 +14,7 @@ OUTSIDE = {
     "brokers",
     "stores",
     "embedded",
+    "jetstream",
     "chaos",
     "cli",
     "dev",

@@ -1,0 +1,351 @@
+"""A member of a group on JetStream: it has some parts of each topic, lends what is in them and writes what is done.
+
+Every `lease / 3` seconds it gives a sign of life, looks who else is there, claims what is free up to its share and lets
+go of what is more than that, when what is out of it is settled. Claims, what is lent and what is done are all written
+to the cursor of a part by revision: whoever was taken for dead is refused, and told so by Fenced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import zlib
+from collections.abc import Iterable, Sequence
+
+from tidings.broker import Delivery
+from tidings.clock import Clock
+from tidings.errors import BrokerError, Closed, Fenced
+from tidings.jetstream import content
+from tidings.jetstream.connection import Connection
+from tidings.jetstream.cursor import Cursor, State, given_back
+from tidings.jetstream.group import Life, Seen, Sight, look, share
+from tidings.jetstream.naming import Place, Topic
+from tidings.jetstream.part import Part
+from tidings.jetstream.reader import Message
+from tidings.jetstream.server import DEADLINE, WRONG_REVISION, Refused, acked
+from tidings.jetstream.wire import Lost, Question
+
+log = logging.getLogger("tidings")
+
+
+class Standing:
+    """A group on a topic, as a member sees it."""
+
+    def __init__(self, topic: Topic, place: Place, life: Life) -> None:
+        self.topic = topic
+        self.place = place
+        self.life = life
+        self.parts: dict[int, Part] = {}
+
+
+class GroupLine:
+    """See Line. What is handed over at an orderly close is not counted as an attempt."""
+
+    def __init__(
+        self, connection: Connection, clock: Clock, *, bucket: str, lease: float, places: Sequence[tuple[Topic, Place]]
+    ) -> None:
+        self._connection = connection
+        self._clock = clock
+        self._bucket = bucket
+        self._lease = lease
+        self._me = clock.id()
+        self._standings = [Standing(topic, place, Life(clock, lease)) for topic, place in places]
+        self._receipts = itertools.count(1)
+        self._out: dict[int, tuple[Part, int]] = {}
+        self._writing = asyncio.Lock()
+        self._news = asyncio.Event()
+        self._stir = asyncio.Event()
+        self._turn = 0
+        self._fenced = ""
+        self._closed = False
+        self._trouble: BrokerError | None = None
+        self._wire: object | None = None
+        self._steward: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Take a share of the parts."""
+        self._connection.users.add(self)
+        await self._tend()
+        for standing in self._standings:  # so that others make room
+            self._wake(standing)
+        self._steward = asyncio.create_task(self._keep_tending(), name="nats-member")
+
+    # -- lending and settling
+
+    async def fetch(self, limit: int, wait: float) -> Sequence[Delivery]:
+        """See Line."""
+        deadline = self._clock.monotonic() + wait
+        while True:
+            self._check()
+            self._news.clear()
+            if taken := self._take(limit):
+                return await self._lend(taken)
+            left = deadline - self._clock.monotonic()
+            if left <= 0:
+                if self._trouble is not None:
+                    raise self._trouble
+                return []
+            await self._clock.wait(self._news, left)
+
+    def _check(self) -> None:
+        if self._closed:
+            raise Closed("this member has left its group")
+        if self._steward is not None and self._steward.done():
+            self._steward.result()
+        if self._fenced:
+            why, self._fenced = self._fenced, ""
+            raise Fenced(why)
+
+    def _parts(self) -> list[Part]:
+        return [part for standing in self._standings for part in standing.parts.values()]
+
+    def _take(self, limit: int) -> list[tuple[Part, Message, int]]:
+        ready = [part for part in self._parts() if part.ready]
+        if not ready:
+            return []
+        self._turn = (self._turn + 1) % len(ready)
+        taken: list[tuple[Part, Message, int]] = []
+        for part in ready[self._turn :] + ready[: self._turn]:
+            taken += part.take(limit - len(taken))
+            if len(taken) >= limit:
+                break
+        return taken
+
+    async def _lend(self, taken: Sequence[tuple[Part, Message, int]]) -> list[Delivery]:
+        try:
+            await self._write({part for part, _, _ in taken})
+        except BaseException:
+            for part, lent in itertools.groupby(taken, lambda each: each[0]):
+                part.put_back([message for _, message, _ in lent])
+            raise
+        lent_now: list[Delivery] = []
+        for part, message, attempt in taken:
+            receipt = next(self._receipts)
+            self._out[receipt] = (part, message.sequence)
+            place = f"{part.topic.stream}:{message.sequence}"
+            record = content.record(part.topic.name, message.headers, message.data, place)
+            lent_now.append(Delivery(record, attempt, receipt))
+        return lent_now
+
+    async def done(self, deliveries: Sequence[Delivery]) -> None:
+        """See Line."""
+        self._check_open()
+        for delivery in deliveries:
+            found = self._out.pop(delivery.receipt, None)
+            if found is not None:
+                found[0].cursor.settle(found[1])
+        await self._write(self._parts())
+        if any(part.leaving is not None and not part.cursor.out for part in self._parts()):
+            self._stir.set()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Closed("this member has left its group")
+
+    async def _write(self, parts: Iterable[Part]) -> None:
+        """On return the cursors of these are written as they were when this was called, or later. Raises Fenced."""
+        async with self._writing:
+            wanted = [part for part in parts if part.cursor.dirty]
+            while wanted:
+                wire = self._connection.wire()
+                marks = [part.cursor.changes for part in wanted]
+                answers = await wire.ask([part.write() for part in wanted], DEADLINE)
+                refused: list[Part] = []
+                for part, mark, answer in zip(wanted, marks, answers, strict=True):
+                    try:
+                        part.cursor.revision, part.cursor.written = acked(answer), mark
+                    except Refused as problem:
+                        if problem.number != WRONG_REVISION:
+                            raise
+                        refused.append(part)
+                wanted = await self._still_mine(refused)
+
+    async def _still_mine(self, refused: Sequence[Part]) -> list[Part]:
+        """Those of which an earlier write of ours came through, though we were not told. Raises Fenced for others."""
+        mine, lost = [], []
+        for part in refused:
+            seen = await self._seen(part)
+            if seen is not None and seen.state.member == self._me:
+                part.cursor.revision = seen.revision
+                mine.append(part)
+            else:
+                lost.append(part)
+        if lost:
+            self._fence(lost)
+            raise Fenced(f"{len(lost)} parts of the keys went to another member of the group, or were moved")
+        return mine
+
+    async def _seen(self, part: Part) -> Seen | None:
+        standing = next(each for each in self._standings if each.topic is part.topic)
+        sight = await look(self._connection.wire(), self._bucket, standing.place)
+        return sight.parts.get(part.number)
+
+    def _fence(self, lost: Iterable[Part]) -> None:
+        """These are another's. What was out means nothing any more, and what is still ours of it comes again."""
+        for standing in self._standings:
+            for part in lost:
+                if standing.parts.get(part.number) is part:
+                    del standing.parts[part.number]
+                    part.close()
+        self._out.clear()
+        for part in self._parts():
+            part.rewind()
+        self._fenced = "another member of the group has parts that were this one's, or the group was moved"
+        self._news.set()
+        self._stir.set()
+
+    # -- the share
+
+    async def _keep_tending(self) -> None:
+        while True:
+            await self._clock.wait(self._stir, 0.5 if self._trouble is not None else self._lease / 3)
+            self._stir.clear()
+            try:
+                await self._tend()
+                self._trouble = None
+            except Fenced:
+                self._stir.set()
+            except BrokerError as error:
+                if self._trouble is None:
+                    log.warning("a member of a group on NATS: %s", error)
+                self._trouble = error
+
+    async def _tend(self) -> None:
+        wire = self._connection.wire()
+        if wire is not self._wire:
+            self._wire = wire
+            for standing in self._standings:
+                wire.listen(standing.place.wake, lambda *_: self._stir.set())
+                for part in standing.parts.values():
+                    if part.reader is not None:
+                        part.reader.broken = True
+        for standing in self._standings:
+            await self._sign(standing)
+            sight = await look(wire, self._bucket, standing.place)
+            await self._share(standing, sight)
+        await self._read()
+
+    async def _sign(self, standing: Standing) -> None:
+        ttl = max(3 * self._lease, 2.0)
+        headers = b"NATS/1.0\r\nNats-TTL: %ds\r\n\r\n" % ttl
+        question = Question(standing.place.member(self._me), b"{}", headers)
+        acked((await self._connection.wire().ask([question], DEADLINE))[0])
+
+    async def _share(self, standing: Standing, sight: Sight) -> None:
+        mine = standing.parts
+        lost = [
+            part
+            for number, part in mine.items()
+            if (seen := sight.parts.get(number)) is not None
+            and seen.revision > part.cursor.revision
+            and seen.state.member != self._me
+        ]
+        if lost:
+            self._fence(lost)
+        alive = standing.life.alive(sight.members)
+        rank = zlib.crc32(standing.place.root.encode()) % max(len(alive), 1)
+        quota = share(len(sight.parts), alive[rank:] + alive[:rank], self._me)
+        self._let_go(mine, quota)
+        await self._hand_over(standing)
+        free = [
+            number
+            for number, seen in sight.parts.items()
+            if number not in mine and (seen.state.member not in alive or seen.state.member == self._me)
+        ]
+        if len(mine) < quota and free:
+            await self._claim(standing, {number: sight.parts[number] for number in free[: quota - len(mine)]})
+
+    def _let_go(self, mine: dict[int, Part], quota: int) -> None:
+        """What is more than our share is not lent any more, that of which the least is out first."""
+        staying = sorted(mine.values(), key=lambda part: (part.leaving is not None, -len(part.cursor.out)))
+        for part in staying[:quota]:
+            part.leaving = None
+        for part in staying[quota:]:
+            if part.leaving is None:
+                part.leaving = self._clock.monotonic() + self._lease
+
+    async def _hand_over(self, standing: Standing) -> None:
+        """What is to go, goes when nothing of it is out; or when it has been waited for long enough."""
+        now = self._clock.monotonic()
+        leaving = [part for part in standing.parts.values() if part.leaving is not None]
+        late = [part for part in leaving if part.cursor.out and part.leaving is not None and part.leaving <= now]
+        going = [part for part in leaving if not part.cursor.out] + late
+        if not going:
+            return
+        if late:
+            self._fence([])
+        await self._give_up(going)
+        for part in going:
+            standing.parts.pop(part.number, None)
+            part.close()
+        self._wake(standing)
+
+    async def _give_up(self, parts: Sequence[Part]) -> None:
+        """Write that nobody has these; what is out of them comes again, without being an attempt."""
+        async with self._writing:
+            for part in parts:
+                for sequence in list(part.cursor.out):
+                    part.cursor.take_back(sequence)
+                part.cursor.member = ""
+            if parts:
+                await self._connection.wire().ask([part.claim() for part in parts], DEADLINE)
+
+    async def _claim(self, standing: Standing, free: dict[int, Seen]) -> None:
+        """Become the member of these, as far as nobody else is quicker."""
+        claimed: list[Part] = []
+        for number, seen in free.items():
+            state = given_back(seen.state, died=bool(seen.state.member) and seen.state.member != self._me)
+            cursor = Cursor(State(state.read, self._me, [], state.back, state.tries), seen.revision)
+            claimed.append(Part(standing.topic, number, standing.place.part(number), cursor))
+        answers = await self._connection.wire().ask([part.claim() for part in claimed], DEADLINE)
+        for part, answer in zip(claimed, answers, strict=True):
+            with contextlib.suppress(Refused):
+                part.cursor.revision, part.cursor.written = acked(answer), part.cursor.changes
+                standing.parts[part.number] = part
+
+    async def _read(self) -> None:
+        """Begin to read what is new here, and again what was broken off."""
+        wire = self._connection.wire()
+        parts = [p for p in self._parts() if p.reader is None or p.reader.broken or p.reader.silent()]
+        asked = [part.questions(wire, self._clock, self._heard) for part in parts]
+        if not asked:
+            return
+        answers = await wire.ask(list(itertools.chain(*asked)), DEADLINE)
+        start = 0
+        for part, questions in zip(parts, asked, strict=True):
+            part.begin(answers[start : start + len(questions)])
+            start += len(questions)
+        self._news.set()
+
+    def _heard(self) -> None:
+        self._news.set()
+
+    def changed(self) -> None:
+        """The wire was lost, or there is another one."""
+        self._stir.set()
+
+    def _wake(self, standing: Standing) -> None:
+        with contextlib.suppress(Lost):
+            self._connection.wire().post(b"PUB %b 0\r\n\r\n" % standing.place.wake)
+
+    async def close(self) -> None:
+        """See Line."""
+        if self._closed:
+            return
+        self._closed = True
+        self._news.set()
+        self._connection.users.discard(self)
+        if self._steward is not None:
+            self._steward.cancel()
+            await asyncio.wait([self._steward])
+        with contextlib.suppress(BrokerError):
+            await self._give_up(self._parts())
+            for standing in self._standings:
+                headers = b"NATS/1.0\r\nKV-Operation: DEL\r\nNats-TTL: 60s\r\n\r\n"
+                question = Question(standing.place.member(self._me), b"", headers)
+                await self._connection.wire().ask([question], DEADLINE)
+                self._wake(standing)
+        for part in self._parts():
+            part.close()

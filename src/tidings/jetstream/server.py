@@ -1,0 +1,169 @@
+"""What a NATS server is asked about streams: to make them, where they end, and single messages of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from tidings.binding import seconds, stamp
+from tidings.broker import Start
+from tidings.errors import BrokerError
+from tidings.jetstream.reader import Message
+from tidings.jetstream.wire import Answer, Lost, Question, Wire
+
+NO_STREAM, NO_MESSAGE, WRONG_REVISION, NO_SPACE = 10059, 10037, 10071, 10047
+DEADLINE = 5.0
+"""Seconds in which the server answers."""
+MANY = 20.0
+"""Seconds in which it answers what is long."""
+
+
+class Problem(msgspec.Struct):
+    """Why the server would not."""
+
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class Ack(msgspec.Struct):
+    """What the server says to a message that was published."""
+
+    seq: int = 0
+    duplicate: bool = False
+    error: Problem | None = None
+
+
+class Bounds(msgspec.Struct):
+    """The sequences of what is in a stream."""
+
+    first_seq: int = 0
+    last_seq: int = 0
+
+
+class Config(msgspec.Struct):
+    """What matters of how a stream is set up."""
+
+    storage: str = ""
+    retention: str = ""
+    metadata: dict[str, str] = {}
+    max_age: int = 0
+    allow_atomic: bool = False
+    duplicate_window: int = 0
+
+
+class Stream(msgspec.Struct):
+    """A stream, or why there is none."""
+
+    config: Config = msgspec.field(default_factory=Config)
+    state: Bounds = msgspec.field(default_factory=Bounds)
+    error: Problem | None = None
+
+
+class Nothing(msgspec.Struct):
+    """An answer that says no more than whether it worked."""
+
+    error: Problem | None = None
+
+
+Told = TypeVar("Told", Stream, Nothing)
+read_ack = msgspec.json.Decoder(Ack).decode
+
+
+class Refused(BrokerError):
+    """The server would not; `number` is the server's own for why."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
+
+
+def acked(answer: Answer | None) -> int:
+    """The sequence under which a message is kept. Raises Refused, and Lost where that is not known."""
+    if answer is None:
+        raise Lost("the NATS server did not answer in time")
+    if answer.status == b"503":
+        raise Refused("no stream of the NATS server takes this subject (or JetStream is off, or has no leader)", 503)
+    ack = read_ack(answer.data)
+    if ack.error is not None:
+        raise Refused(f"the NATS server refused it: {ack.error.description}", ack.error.err_code)
+    return ack.seq
+
+
+async def call(wire: Wire, name: str, body: Mapping[str, Any], told: type[Told]) -> Told:
+    """Call the API of JetStream. Raises Refused for what it cannot, and Lost."""
+    question = Question(f"$JS.API.{name}".encode(), msgspec.json.encode(body))
+    (answer,) = await wire.ask([question], DEADLINE)
+    if answer is None:
+        why = f": {wire.trouble}" if wire.trouble is not None else ""
+        raise Lost(f"the NATS server did not answer {name} within {DEADLINE:g} seconds{why}")
+    if answer.status == b"503":
+        raise Refused(
+            "the NATS server does not answer for JetStream: start it with `-js`, or enable it for the account", 503
+        )
+    found = msgspec.json.decode(answer.data, type=told)
+    if found.error is not None:
+        raise Refused(f"the NATS server refused {name}: {found.error.description}", found.error.err_code)
+    return found
+
+
+async def stream(wire: Wire, name: str, config: Mapping[str, Any]) -> Stream:
+    """The stream of this name, made like this where there is none."""
+    try:
+        return await call(wire, f"STREAM.INFO.{name}", {}, Stream)
+    except Refused as refused:
+        if refused.number != NO_STREAM:
+            raise
+    try:
+        return await call(wire, f"STREAM.CREATE.{name}", {"name": name, **config}, Stream)
+    except Refused as refused:
+        if refused.number != 10058:  # another process was first
+            raise
+    return await call(wire, f"STREAM.INFO.{name}", {}, Stream)
+
+
+def fields(headers: bytes) -> dict[bytes, bytes]:
+    """The headers of a message, as they are."""
+    lines = headers.split(b"\r\n")[1:-2]
+    return dict(line.split(b": ", 1) for line in lines if b": " in line)
+
+
+def got(answer: Answer) -> Message:
+    """A message that was read directly: the server says in headers where it lies."""
+    told = fields(answer.headers)
+    return Message(int(told[b"Nats-Sequence"]), told[b"Nats-Subject"], answer.headers, answer.data)
+
+
+def one(stream: str, sequence: int) -> Question:
+    """For the message of this sequence."""
+    return Question(f"$JS.API.DIRECT.GET.{stream}".encode(), b'{"seq":%d}' % sequence)
+
+
+class Ahead(NamedTuple):
+    """What lies on a subject from some sequence on: how much, and when (since the epoch) the first was kept."""
+
+    messages: int
+    since: float | None
+
+
+async def ahead(wire: Wire, stream: str, subject: bytes, sequence: int) -> Ahead:
+    """What lies ahead on this subject, from this sequence on."""
+    body = msgspec.json.encode({"seq": sequence, "next_by_subj": subject.decode(), "batch": 1})
+    found = await wire.ask_many(Question(f"$JS.API.DIRECT.GET.{stream}".encode(), body), DEADLINE)
+    if not found:
+        return Ahead(0, None)
+    told = fields(found[0].headers)
+    return Ahead(1 + int(told[b"Nats-Num-Pending"]), seconds(told[b"Nats-Time-Stamp"].decode()))
+
+
+async def position(wire: Wire, stream: str, bounds: Bounds, start: Start | float) -> int:
+    """The sequence behind which to begin."""
+    if start is Start.LATEST:
+        return bounds.last_seq
+    if start is Start.EARLIEST:
+        return 0
+    body = msgspec.json.encode({"start_time": stamp(start), "batch": 1})
+    found = await wire.ask_many(Question(f"$JS.API.DIRECT.GET.{stream}".encode(), body), DEADLINE)
+    return got(found[0]).sequence - 1 if found else bounds.last_seq

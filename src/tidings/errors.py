@@ -15,6 +15,7 @@
     |   |-- TransactionEnded      a handler committed or rolled back the transaction that is not its own
     |   `-- AttemptsExhausted     the event was lent too often: its handler killed or lost the worker
     |-- StoreError
+    |   |-- NoStore               what was asked for needs a store, and there is none beside the broker
     |   |-- Conflict              rows that the transaction read were changed by another before it committed
     |   |-- NotInTransaction      a Tx was used after its handler ended
     |   `-- Redo                  a step has to run again, in a way that can undo one handler alone
@@ -108,6 +109,10 @@ class ItemsFailed(HandlerError):
 
 class StoreError(TidingsError):
     """The state store."""
+
+
+class NoStore(StoreError):
+    """What was asked for needs a store, and none is named beside the broker."""
 
 
 class Conflict(StoreError):

@@ -271,6 +271,9 @@ class _Wiring:
             self._refuse(
                 not self.asynchronous, f"{name}: Tx is for async def handlers; take sqlite3.Connection instead."
             )
+            self._refuse(
+                not self.store.keeps, f"{name}: Tx needs a store beside this broker; name one: --store sqlite:shop.db."
+            )
             self.tx = name
         elif kind is Delivery:
             self.delivery = name

@@ -108,6 +108,9 @@ class Unit(Protocol):
 class Store(Protocol):
     """A connection to a store. Safe for the tasks of one event loop."""
 
+    keeps: bool
+    """Whether it keeps anything: False where there is no store beside the broker."""
+
     def resource(self, kind: type) -> Callable[[Any], AbstractContextManager[Any]] | None:
         """Makes what a `def` handler asks for by type from the transaction's connection; None where it cannot."""
         ...
@@ -141,4 +144,22 @@ class Store(Protocol):
 
     def unit(self) -> Unit:
         """An empty unit."""
+        ...
+
+    # -- for the engine's own tables (inbox, outbox), in one SQL for all: `?` stands for a value
+
+    async def rows(self, sql: str, values: Sequence[Any]) -> list[Any]:
+        """What one short SELECT reads of what was committed. Raises a StorageError."""
+        ...
+
+    def many(self, connection: Any, sql: str, rows: Sequence[Sequence[Any]]) -> int:
+        """In a step: run a statement for each row of values; how many rows of tables it has changed."""
+        ...
+
+    def find(self, connection: Any, sql: str, values: Sequence[Any]) -> list[Any]:
+        """In a step: what a SELECT reads."""
+        ...
+
+    def script(self, connection: Any, sql: str) -> None:
+        """In a step: run statements divided by `;`, in which `{serial}` is a key that counts and `{bytes}` its type."""
         ...

@@ -189,11 +189,14 @@ class SqliteUnit:
 
 
 class SqliteStore:
-    """The store in the broker's file. `writer` finds the broker's writer, so that one commit holds both."""
+    """The store in a file. `writer` finds the broker's writer where that is in the same file: one commit holds both."""
 
-    def __init__(self, database: Database, writer: Callable[[], Writer]) -> None:
+    keeps = True
+
+    def __init__(self, database: Database, writer: Callable[[], Writer] | None = None) -> None:
         self.database = database
         self._find_writer = writer
+        self._own_writer: Writer | None = None
         self._ahead: dict[Key, tuple[bytes | None, int, SqliteTx]] = {}
         self._stamps = itertools.count(random.getrandbits(62))
         self._reader: Connection | None = None
@@ -201,6 +204,10 @@ class SqliteStore:
     @property
     def writer(self) -> Writer:
         """The group-commit writer of this process."""
+        if self._own_writer is not None:
+            return self._own_writer
+        if self._find_writer is None:
+            raise Closed("the store is not open")
         return self._find_writer()
 
     async def open(self) -> None:
@@ -214,9 +221,14 @@ class SqliteStore:
         except sqlite3.Error as error:
             self.database.close()
             raise named(error, self.database.path) from error
+        if self._find_writer is None:
+            self._own_writer = Writer(self.database, _no_rows, lambda: None)
 
     async def close(self) -> None:
         """See Store.close."""
+        if self._own_writer is not None:
+            await self._own_writer.close()
+            self._own_writer = None
         if self._reader is not None:
             self._reader.close()
             self._reader = None
@@ -241,6 +253,28 @@ class SqliteStore:
     def unit(self) -> Unit:
         """See Store.unit."""
         return SqliteUnit(self)
+
+    async def rows(self, sql: str, values: Sequence[Any]) -> list[Any]:
+        """See Store.rows."""
+        if self._reader is None:
+            raise Closed("the store is not open")
+        try:
+            return self._reader.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise named(error, self.database.path) from error
+
+    def many(self, connection: Connection, sql: str, rows: Sequence[Sequence[Any]]) -> int:
+        """See Store.many."""
+        return connection.executemany(sql, rows).rowcount if rows else 0
+
+    def find(self, connection: Connection, sql: str, values: Sequence[Any]) -> list[Any]:
+        """See Store.find."""
+        return connection.execute(sql, values).fetchall()
+
+    def script(self, connection: Connection, sql: str) -> None:
+        """See Store.script."""
+        for statement in sql.format(serial="INTEGER PRIMARY KEY AUTOINCREMENT", bytes="BLOB").split(";"):
+            connection.execute(statement)
 
     def look(self, at: Key) -> tuple[bytes | None, int]:
         """A row as the next transaction sees it, and its stamp."""
@@ -279,6 +313,10 @@ class SqliteStore:
             if (ahead := self._ahead.get(at)) is not None and ahead[2] is tx:
                 del self._ahead[at]
         tx.stamp = 0
+
+
+def _no_rows(connection: Connection, rows: Sequence[Any]) -> None:
+    """Nothing is appended to a store: its log is elsewhere."""
 
 
 class Guest:

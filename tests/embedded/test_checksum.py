@@ -14,6 +14,7 @@ from tidings.brokers.sqlite import SCHEMA, SqliteBroker
 from tidings.clock import Clock
 from tidings.embedded.checksum import Altered, adapt, altered
 from tidings.embedded.database import Database
+from tidings.errors import StorageBroken
 
 
 class Name(str):
@@ -120,3 +121,13 @@ async def test_only_one_of_two_that_open_an_earlier_file_at_once_changes_it(tmp_
 def adapt_another(path: Path) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         adapt(connection)
+
+
+@pytest.mark.parametrize("changed", ["headers = '{\"a\":'", "type = CAST(x'41ff42' AS TEXT)"])
+async def test_what_cannot_be_read_is_named_and_not_shown(path: Path, changed: str) -> None:
+    change(path, f"UPDATE tidings_log SET {changed}")
+    async for broker in opened(path):
+        view = await broker.subscribe(["t"], None, Start.EARLIEST)
+        with pytest.raises(StorageBroken, match="tidings doctor") as refused:
+            await view.fetch(10, 0.0)
+        assert "A\\" not in str(refused.value)

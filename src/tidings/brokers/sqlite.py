@@ -25,7 +25,7 @@ from tidings import failpoint
 from tidings.broker import Delivery, Feature, Lag, Record, Start
 from tidings.clock import Clock
 from tidings.embedded import backlog, membership, steady
-from tidings.embedded.checksum import adapt, checksum
+from tidings.embedded.checksum import adapt, checksum, headers_of
 from tidings.embedded.database import Connection, Database, named
 from tidings.embedded.feed import FETCH, Feed, Loan, Rows, some
 from tidings.embedded.group import Group
@@ -358,7 +358,7 @@ class SqliteBroker:
         loans = []
         for (pos, part, id, type, key, time, row_text, body), attempt in zip(rows, attempts or repeat(1), strict=False):
             if row_text != text:
-                text, headers = row_text, msgspec.json.decode(row_text, type=dict[str, str])
+                text, headers = row_text, headers_of(row_text, pos, self.database.path)
             loans.append(Loan(Record(topic, body, key, type, id, time, headers), attempt, pos, part))
         self._header_text = (text, headers)
         return loans

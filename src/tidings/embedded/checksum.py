@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
 
 import msgspec
+
+from tidings.embedded.database import damaged
 
 COLUMNS = "topic, part, id, type, key, time, headers, body"
 TABLES = {"tidings_log": "pos", "tidings_delay": "seq"}
@@ -44,6 +47,14 @@ encode = msgspec.msgpack.Encoder(enc_hook=_as_kept).encode
 def checksum(row: tuple[Any, ...]) -> int:
     """Of the values of COLUMNS."""
     return crc32(encode(row))
+
+
+def headers_of(text: str, pos: int, path: Path) -> dict[str, str]:
+    """The headers of a record. Raises StorageBroken where they are not what was written."""
+    try:
+        return msgspec.json.decode(text, type=dict[str, str])
+    except msgspec.DecodeError as error:
+        raise damaged(path, f"the headers of record {pos} cannot be read ({error})") from error
 
 
 def adapt(connection: sqlite3.Connection) -> None:

@@ -226,6 +226,8 @@ def named(error: sqlite3.Error | OSError, path: Path) -> StorageError:
         return StorageBroken(f"{path}: {error}. A connection of tidings was closed or misused; start again.")
     exact: int = getattr(error, "sqlite_errorcode", 0)
     code = exact & 0xFF
+    if isinstance(error, sqlite3.OperationalError) and not exact:
+        return damaged(path, "a text in it is not UTF-8")  # the driver says so, not SQLite, and shows the text
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return StorageBusy(f"{path} was locked by another writer for too long ({error}); try again.")
     if code == sqlite3.SQLITE_FULL or exact == sqlite3.SQLITE_IOERR_SHMSIZE:
@@ -235,7 +237,12 @@ def named(error: sqlite3.Error | OSError, path: Path) -> StorageError:
     if code == sqlite3.SQLITE_NOTADB:
         return StorageForeign(f"{path} is not a SQLite database; choose another path.")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_IOERR):
-        return StorageBroken(
-            f"{path}: {error}. Nothing more is written. Run `tidings doctor {path}`, then restore a copy if it says so."
-        )
+        return damaged(path, error)
     return StorageError(f"{path}: {error}")
+
+
+def damaged(path: Path, what: object) -> StorageBroken:
+    """The error of a file that is not what was written."""
+    return StorageBroken(
+        f"{path}: {what}. Nothing more is written. Run `tidings doctor {path}`, then restore a copy if it says so."
+    )

@@ -8,6 +8,7 @@ lie, for handlers that take a Record or map them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -22,6 +23,8 @@ JSON = "application/json"
 STRUCTURED = "application/cloudevents+json"
 CONTENT_TYPE = "content-type"
 NO_SOURCE = "/"
+SAFE = "".join(chr(code) for code in range(33, 127) if chr(code) not in '"%')
+PLAIN = re.compile(f"[{re.escape(SAFE)}]*").fullmatch
 OWN = ("specversion", "id", "type", "time", "partitionkey")
 
 
@@ -112,8 +115,10 @@ def seconds(told: str) -> float:
 
 def percent(values: Iterable[tuple[str, str]], prefix: str) -> dict[str, str]:
     """Headers for a transport whose values are printable ASCII (NATS, HTTP): others are percent-encoded."""
-    safe = "".join(chr(code) for code in range(33, 127) if chr(code) not in '"%')
-    return {name if name == CONTENT_TYPE else prefix + name: quote(value, safe=safe) for name, value in values}
+    return {
+        name if name == CONTENT_TYPE else prefix + name: value if PLAIN(value) else quote(value, safe=SAFE)
+        for name, value in values
+    }
 
 
 def unpercent(told: str) -> str:

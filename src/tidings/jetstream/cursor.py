@@ -70,6 +70,13 @@ class Cursor:
             del self.out[sequence]
             self.back[sequence] = None
 
+    def give_up(self) -> None:
+        """It is nobody's; what is out comes again, and that is no attempt."""
+        for sequence in list(self.out):
+            self.take_back(sequence)
+        self.changes += 1
+        self.member = ""
+
     def settle(self, sequence: int) -> None:
         """It is done, or gone from the stream."""
         self.changes += 1

@@ -19,15 +19,17 @@ from tidings.clock import Clock
 from tidings.errors import BrokerError, Closed, Fenced
 from tidings.jetstream import content
 from tidings.jetstream.connection import Connection
-from tidings.jetstream.cursor import Cursor, State, given_back
+from tidings.jetstream.cursor import Cursor, State, decode, given_back
 from tidings.jetstream.group import Life, Seen, Sight, look, share
 from tidings.jetstream.naming import Place, Topic
 from tidings.jetstream.part import Part
 from tidings.jetstream.reader import Message
-from tidings.jetstream.server import DEADLINE, WRONG_REVISION, Refused, acked
+from tidings.jetstream.server import DEADLINE, WRONG_REVISION, Latest, Refused, acked, call
 from tidings.jetstream.wire import Lost, Question
 
 log = logging.getLogger("tidings")
+
+LOST = "parts of the keys went to another member of the group, or the group was moved: what was out comes again"
 
 
 class Standing:
@@ -58,6 +60,7 @@ class GroupLine:
         self._news = asyncio.Event()
         self._stir = asyncio.Event()
         self._turn = 0
+        self._era = 0
         self._fenced = ""
         self._closed = False
         self._trouble: BrokerError | None = None
@@ -114,9 +117,14 @@ class GroupLine:
         return taken
 
     async def _lend(self, taken: Sequence[tuple[Part, Message, int]]) -> list[Delivery]:
+        era = self._era
         try:
             await self._write({part for part, _, _ in taken})
-        except BaseException:
+            if era != self._era:
+                raise Fenced(LOST)
+        except BaseException as error:
+            if isinstance(error, Fenced):
+                self._fenced = ""  # this is how it is told
             for part, lent in itertools.groupby(taken, lambda each: each[0]):
                 part.put_back([message for _, message, _ in lent])
             raise
@@ -166,21 +174,18 @@ class GroupLine:
         """Those of which an earlier write of ours came through, though we were not told. Raises Fenced for others."""
         mine, lost = [], []
         for part in refused:
-            seen = await self._seen(part)
-            if seen is not None and seen.state.member == self._me:
-                part.cursor.revision = seen.revision
+            latest = (await call(self._connection.wire(), *part.latest(self._bucket), Latest)).message
+            if decode(latest.data).member == self._me:
+                part.cursor.revision = latest.seq
                 mine.append(part)
-            else:
+            elif part.cursor.member:
                 lost.append(part)
+            else:  # it was given up, as was to be written
+                part.cursor.written = part.cursor.changes
         if lost:
             self._fence(lost)
-            raise Fenced(f"{len(lost)} parts of the keys went to another member of the group, or were moved")
+            raise Fenced(LOST)
         return mine
-
-    async def _seen(self, part: Part) -> Seen | None:
-        standing = next(each for each in self._standings if each.topic is part.topic)
-        sight = await look(self._connection.wire(), self._bucket, standing.place)
-        return sight.parts.get(part.number)
 
     def _fence(self, lost: Iterable[Part]) -> None:
         """These are another's. What was out means nothing any more, and what is still ours of it comes again."""
@@ -192,7 +197,8 @@ class GroupLine:
         self._out.clear()
         for part in self._parts():
             part.rewind()
-        self._fenced = "another member of the group has parts that were this one's, or the group was moved"
+        self._era += 1
+        self._fenced = LOST
         self._news.set()
         self._stir.set()
 
@@ -247,21 +253,19 @@ class GroupLine:
         alive = standing.life.alive(sight.members)
         rank = zlib.crc32(standing.place.root.encode()) % max(len(alive), 1)
         quota = share(len(sight.parts), alive[rank:] + alive[:rank], self._me)
+        others = {number: seen for number, seen in sight.parts.items() if number not in mine}
         self._let_go(mine, quota)
         await self._hand_over(standing)
-        free = [
-            number
-            for number, seen in sight.parts.items()
-            if number not in mine and (seen.state.member not in alive or seen.state.member == self._me)
-        ]
-        if len(mine) < quota and free:
-            await self._claim(standing, {number: sight.parts[number] for number in free[: quota - len(mine)]})
+        ours = [number for number, seen in others.items() if seen.state.member == self._me]  # though we were not told
+        free = [number for number, seen in others.items() if seen.state.member not in alive and number not in ours]
+        if claim := ours + free[: max(0, quota - len(mine) - len(ours))]:
+            await self._claim(standing, {number: others[number] for number in claim})
 
     def _let_go(self, mine: dict[int, Part], quota: int) -> None:
         """What is more than our share is not lent any more, that of which the least is out first."""
         staying = sorted(mine.values(), key=lambda part: (part.leaving is not None, -len(part.cursor.out)))
         for part in staying[:quota]:
-            part.leaving = None
+            part.leaving, part.cursor.member = None, self._me
         for part in staying[quota:]:
             if part.leaving is None:
                 part.leaving = self._clock.monotonic() + self._lease
@@ -284,13 +288,9 @@ class GroupLine:
 
     async def _give_up(self, parts: Sequence[Part]) -> None:
         """Write that nobody has these; what is out of them comes again, without being an attempt."""
-        async with self._writing:
-            for part in parts:
-                for sequence in list(part.cursor.out):
-                    part.cursor.take_back(sequence)
-                part.cursor.member = ""
-            if parts:
-                await self._connection.wire().ask([part.claim() for part in parts], DEADLINE)
+        for part in parts:
+            part.cursor.give_up()
+        await self._write(parts)
 
     async def _claim(self, standing: Standing, free: dict[int, Seen]) -> None:
         """Become the member of these, as far as nobody else is quicker."""

@@ -9,7 +9,7 @@ from tidings.clock import Clock
 from tidings.jetstream.cursor import Cursor, encode
 from tidings.jetstream.naming import Topic
 from tidings.jetstream.reader import Message, Reader
-from tidings.jetstream.server import Refused, acked, got, one
+from tidings.jetstream.server import acked, got, one
 from tidings.jetstream.wire import Answer, Lost, Question, Wire
 
 
@@ -28,9 +28,9 @@ class Part:
     @property
     def ready(self) -> bool:
         """Whether there is something to lend."""
-        if self.leaving is not None:
+        if self.leaving is not None or self.reader is None or self.reader.broken:
             return False
-        return bool(self._again) or (self.reader is not None and bool(self.reader.messages))
+        return bool(self._again or self.reader.messages)
 
     def take(self, limit: int) -> list[tuple[Part, Message, int]]:
         """Lend at most so many: of each the message and its attempt."""
@@ -57,6 +57,10 @@ class Part:
         cursor = self.cursor
         return compare_and_put(self._subject, cursor.revision, encode(cursor.state()))
 
+    def latest(self, bucket: str) -> tuple[str, dict[str, str]]:
+        """What reads the cursor as the leader of the bucket has it."""
+        return f"STREAM.MSG.GET.{bucket}", {"last_by_subj": self._subject.decode()}
+
     def claim(self) -> Question:
         """What writes it, having just become its member."""
         self.cursor.changes += 1
@@ -80,7 +84,6 @@ class Part:
         """Read on with what was answered. Raises Lost, and Refused where the stream is gone."""
         assert self.reader is not None
         if None in answers:
-            self.reader.broken = True
             raise Lost("the NATS server did not answer in time")
         found: list[Message] = []
         for sequence, answer in zip(self._lacking, answers[1:], strict=True):
@@ -88,22 +91,18 @@ class Part:
             if answer.status == b"404":
                 self.cursor.settle(sequence)  # the stream does not keep it any more
             elif answer.status:
-                self.reader.broken = True
                 raise Lost(f"the NATS server did not give message {sequence} of {self.topic.stream}")
             else:
                 found.append(got(answer))
         self._again = deque(sorted([*self._again, *found]))
-        try:
-            acked(answers[0])
-        except Refused:
-            self.reader.broken = True
-            raise
+        acked(answers[0])
         self.reader.begin()
 
     def rewind(self) -> None:
         """What was out comes again, as if it had not been lent."""
         for sequence in list(self.cursor.out):
             self.cursor.take_back(sequence)
+        self.leaving = None
         if self.reader is not None:
             self.reader.broken = True
 

@@ -33,12 +33,12 @@ class Message(NamedTuple):
 class Reader:
     """Messages of one stream on one subject, from `start` (a configuration of the server's `deliver_policy`).
 
-    What comes is in `messages`, and `news` is called. `broken` tells that it has to be made anew.
+    What comes is in `messages`, and `news` is called. `broken` tells that it has not begun, or has to be made anew.
     """
 
     def __init__(self, wire: Wire, clock: Clock, stream: str, subject: bytes, news: Callable[[], None]) -> None:
         self.messages: deque[Message] = deque()
-        self.broken = False
+        self.broken = True
         self.heard = 0.0
         self._wire = wire
         self._clock = clock
@@ -65,6 +65,7 @@ class Reader:
 
     def begin(self) -> None:
         """The consumer is there: ask it."""
+        self.broken = False
         self.heard = self._clock.monotonic()
         self._pull()
 
@@ -87,6 +88,8 @@ class Reader:
 
     def _take(self, subject: bytes, reply: bytes, headers: bytes, data: bytes) -> None:
         words = reply.split(b".")
+        if self.broken:
+            return
         if len(words) < 9:
             self._told(Answer(headers, data))
             return

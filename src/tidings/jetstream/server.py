@@ -54,6 +54,20 @@ class Config(msgspec.Struct):
     duplicate_window: int = 0
 
 
+class Stored(msgspec.Struct):
+    """A message that was read through the API."""
+
+    seq: int = 0
+    data: bytes = b""
+
+
+class Latest(msgspec.Struct):
+    """The latest message of a subject."""
+
+    message: Stored = msgspec.field(default_factory=Stored)
+    error: Problem | None = None
+
+
 class Stream(msgspec.Struct):
     """A stream, or why there is none."""
 
@@ -62,13 +76,7 @@ class Stream(msgspec.Struct):
     error: Problem | None = None
 
 
-class Nothing(msgspec.Struct):
-    """An answer that says no more than whether it worked."""
-
-    error: Problem | None = None
-
-
-Told = TypeVar("Told", Stream, Nothing)
+Told = TypeVar("Told", Stream, Latest)
 read_ack = msgspec.json.Decoder(Ack).decode
 
 
@@ -83,7 +91,7 @@ class Refused(BrokerError):
 def acked(answer: Answer | None) -> int:
     """The sequence under which a message is kept. Raises Refused, and Lost where that is not known."""
     if answer is None:
-        raise Lost("the NATS server did not answer in time")
+        raise Lost("the NATS server did not answer in time; whether it was done is not known")
     if answer.status == b"503":
         raise Refused("no stream of the NATS server takes this subject (or JetStream is off, or has no leader)", 503)
     ack = read_ack(answer.data)

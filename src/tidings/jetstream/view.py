@@ -51,10 +51,8 @@ class ViewLine:
                 old.close()
                 seen = old.messages[-1].sequence if old.messages else seen
             self._readers[topic] = reader
-            reader.broken = True  # until it is known to be there
             place = {"deliver_policy": "by_start_sequence", "opt_start_seq": seen + 1}
             acked((await wire.ask([reader.question(place)], DEADLINE))[0])
-            reader.broken = False
             reader.begin()
         self._wire = wire
 

@@ -41,6 +41,7 @@ def shared(request: pytest.FixtureRequest) -> dev.Server:
 async def test_what_was_acknowledged_survives_a_kill(shared: dev.Server) -> None:
     witness = WITNESSES[shared.kind](shared.url)
     await witness.write(b"before")
+    until(lambda: witness.kept(shared.folder))
     shared.kill9()
     assert not shared.running
     assert not taken(shared.port)

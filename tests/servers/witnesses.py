@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from abc import ABC, abstractmethod
+from pathlib import Path
 
 import confluent_kafka
 import nats
@@ -22,6 +23,10 @@ class Witness(ABC):
     @abstractmethod
     async def write(self, body: bytes) -> None:
         """Returns when the server has acknowledged it."""
+
+    def kept(self, folder: Path) -> bool:
+        """Whether the place itself is on the server's disk, and not only what was written in it."""
+        return folder.is_dir()
 
     @abstractmethod
     async def read(self) -> list[bytes]:
@@ -78,6 +83,10 @@ class RabbitWitness(Witness):
     async def read(self) -> list[bytes]:
         return await asyncio.to_thread(self._read)
 
+    def kept(self, folder: Path) -> bool:
+        """RabbitMQ writes the names of its queues behind, about a second after they were declared."""
+        return any(self.name.encode() in path.read_bytes() for path in folder.rglob("quorum/*/names.dets"))
+
     def _write(self, body: bytes) -> None:
         with pika.BlockingConnection(pika.URLParameters(self.url)) as client:
             channel = client.channel()
@@ -130,6 +139,6 @@ WITNESSES: dict[str, type[Witness]] = {
     "kafka": KafkaWitness,
     "nats": NatsWitness,
     "postgres": PostgresWitness,
-    #RW
+    "rabbitmq": RabbitWitness,
     "valkey": ValkeyWitness,
 }

@@ -145,10 +145,8 @@ class App:
                     self._codec.register(source)
         opened = connection or connect(self.config, self.clock)
         if connection is None:
-            await opened.broker.open()
-            self._resources.push_async_callback(opened.broker.close)
-            await opened.store.open()
-            self._resources.push_async_callback(opened.store.close)
+            await opened.open()
+            self._resources.push_async_callback(opened.close)
         self.connection = opened
 
     async def close(self) -> None:

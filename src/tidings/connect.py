@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from tidings.broker import Broker
 from tidings.clock import Clock
 from tidings.config import Config
 from tidings.errors import ConfigError
+from tidings.link import Link
 from tidings.store import Store
+
+
+class Scheme(NamedTuple):
+    """Where the adapter of a scheme is, and the extra that brings its client."""
+
+    module: str
+    link: str
+    extra: str
+
+
+LINKS = {
+    "nats": Scheme("nats", "NatsLink", "nats"),
+    "kafka": Scheme("kafka", "KafkaLink", "kafka"),
+}
+"""Servers that move records; the engine and a store supply what they lack."""
 
 
 class Connection(NamedTuple):
@@ -18,22 +35,79 @@ class Connection(NamedTuple):
     broker: Broker
     store: Store
 
+    async def open(self) -> None:
+        """Connect both. Raises a BrokerError that says what to do."""
+        await self.store.open()
+        try:
+            await self.broker.open()
+        except BaseException:
+            await self.store.close()
+            raise
+
+    async def close(self) -> None:
+        """Disconnect both, when what is under way has been kept."""
+        try:
+            await self.broker.close()
+        finally:
+            await self.store.close()
+
 
 def connect(config: Config, clock: Clock) -> Connection:
     """The broker and the store that the settings name, not yet open. Raises ConfigError for what is not known.
 
     `sqlite:PATH` is a file (`sqlite:tidings.db` in the working folder, `sqlite:/var/lib/shop.db`), `memory:` a
-    temporary one without fsync. Options: `?lease=SECONDS`, `?durable=no`.
+    temporary one without fsync. Options: `?lease=SECONDS`, `?durable=no`. The URLs of servers are those of their
+    clients, with options of ours beside theirs; see the guide of each. A server has the store that is named, or none.
     """
     scheme, path, options = _split(config.broker)
+    if scheme in LINKS:
+        return _linked(config, clock, LINKS[scheme])
     if scheme not in ("sqlite", "memory"):
-        raise ConfigError(f"broker {config.broker!r}: unknown scheme {scheme!r}; there are: sqlite:PATH, memory:")
+        known = ", ".join(f"{name}://HOST" for name in LINKS)
+        raise ConfigError(
+            f"broker {redacted(config.broker)!r}: unknown scheme {scheme!r}; there are: sqlite:PATH, memory:, {known}"
+        )
     if config.store is not None and _split(config.store)[:2] != (scheme, path):
         raise ConfigError(
-            f"store {config.store!r} is not the database of the broker {config.broker!r}. The embedded broker settles "
-            "state and messages in one commit, so both have to be one file: leave `store` out."
+            f"store {redacted(config.store)!r} is not the database of broker {config.broker!r}. The embedded broker "
+            "settles state and messages in one commit, so both have to be one file: leave `store` out."
         )
     return _embedded(config, clock, ":memory:" if scheme == "memory" else path, options)
+
+
+def redacted(url: str) -> str:
+    """The URL without its password."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", ":***@")).geturl()
+
+
+def _linked(config: Config, clock: Clock, scheme: Scheme) -> Connection:
+    from tidings.linked import Linked
+
+    module = importlib.import_module(f"tidings.brokers.{scheme.module}")
+    link: Link = getattr(module, scheme.link)(config.broker, clock, lease=config.lease, keep=config.keep)
+    store = _store(config)
+    return Connection(Linked(link, store, clock, keep=config.keep, limit=config.body_limit), store)
+
+
+def _store(config: Config) -> Store:
+    """The store beside a server."""
+    from tidings.storeless import Storeless
+
+    if config.store is None:
+        return Storeless()
+    scheme, path, options = _split(config.store)
+    if scheme != "sqlite" or not path or options:
+        raise ConfigError(
+            f"store {redacted(config.store)!r} is not known beside the broker {redacted(config.broker)!r}; "
+            "there is: sqlite:PATH, for all processes of one machine"
+        )
+    from tidings.embedded.database import Database
+    from tidings.stores.sqlite import SqliteStore
+
+    return SqliteStore(Database(path))
 
 
 def _split(url: str) -> tuple[str, str, dict[str, str]]:
@@ -62,3 +136,30 @@ def _embedded(config: Config, clock: Clock, path: str, options: dict[str, str]) 
     limits: dict[str, Any] = {"keep": config.keep, "keep_count": config.keep_count, "limit": config.body_limit}
     broker = SqliteBroker(database, clock, lease=lease, **limits)
     return Connection(broker, SqliteStore(database, lambda: broker.writer))
+
+
+def _postgres(config: Config, clock: Clock, options: dict[str, str]) -> Connection:
+    try:
+        from tidings.brokers.postgres import PostgresBroker
+        from tidings.pg.database import Database, shown
+        from tidings.stores.postgres import PostgresStore
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != "psycopg":
+            raise
+        raise ConfigError("PostgreSQL needs its driver: pip install 'tidings[postgres]'") from error
+    url = config.broker
+    if config.store not in (None, url):
+        raise ConfigError(
+            f"store {shown(config.store or '')!r} is not the database of the broker {shown(url)!r}. Both settle in one "
+            "commit, so both have to be one database: leave `store` out."
+        )
+    try:
+        lease = float(options.pop("lease", config.lease))
+        durable = {"yes": True, "no": False}[options.pop("durable", "yes")]
+    except (KeyError, ValueError) as error:
+        raise ConfigError(f"broker {shown(url)!r}: {error} does not fit; write ?lease=30 or ?durable=no") from error
+    address = urlsplit(url)._replace(query=urlencode(options, quote_via=quote)).geturl()
+    database = Database(address, clock, durable=durable, idle=lease)
+    limits: dict[str, Any] = {"keep": config.keep, "keep_count": config.keep_count, "limit": config.body_limit}
+    broker = PostgresBroker(database, clock, lease=lease, **limits)
+    return Connection(broker, PostgresStore(database, lambda: broker.writer))

@@ -54,9 +54,8 @@ class Runtime:
             at = (config.broker, config.store)
             if at not in self._connections:
                 connection = self._connecting(_shared(config, configs), app.clock)
-                await connection.broker.open()
+                await connection.open()
                 self._connections[at] = connection
-                await connection.store.open()
             await app.open(self._connections[at], config)
         for app in self.apps:
             self.workers += await app.start()
@@ -89,8 +88,7 @@ class Runtime:
         for app in self.apps:
             await app.close()
         for connection in self._connections.values():
-            await connection.store.close()
-            await connection.broker.close()
+            await connection.close()
         self._connections.clear()
 
 

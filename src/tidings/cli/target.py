@@ -92,10 +92,8 @@ def _instead(module: ModuleType, value: Any) -> str:
 async def connected(broker: str | None = None) -> AsyncGenerator[Connection]:
     """A broker and its store, open for a command that needs no app. Raises ConfigError or a BrokerError."""
     connection = connect(load(broker=broker), Clock())
-    await connection.broker.open()
+    await connection.open()
     try:
-        await connection.store.open()
         yield connection
-        await connection.store.close()
     finally:
-        await connection.broker.close()
+        await connection.close()

@@ -97,8 +97,7 @@ class Kit:
             config = msgspec.structs.replace(load(**settings), store=None, keep=float("inf"))
             if self._connection is None:
                 self._connection = connect(config, self.clock)
-                await self._connection.broker.open()
-                await self._connection.store.open()
+                await self._connection.open()
             await app.open(self._connection, config)
         for app in self.apps:
             for worker in await app.start():
@@ -114,8 +113,7 @@ class Kit:
             await app.close()
             app.clock = clock
         if self._connection is not None:
-            await self._connection.store.close()
-            await self._connection.broker.close()
+            await self._connection.close()
 
     def _watcher(self, handler: str) -> Any:
         def failed(delivery: Delivery, error: BaseException) -> None:

@@ -2,15 +2,19 @@
 
 import base64
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from cloudevents.core.bindings.kafka import KafkaMessage, from_binary, to_structured
 from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tidings import binding
 from tidings.broker import Record
+from tidings.errors import DecodeError
 
 SENT = Record(
     "order", b'{"n":1}', "ünï key", "order.created", "o-1", 1_767_225_600.123,
@@ -85,3 +89,17 @@ def test_values_for_ascii_headers_come_back() -> None:
     headers = binding.percent(sent.items(), "ce-")
     assert all(value.isascii() and value.isprintable() for value in headers.values())
     assert {name.removeprefix("ce-"): binding.unpercent(value) for name, value in headers.items()} == sent
+
+
+@given(st.integers(-2_000_000_000_000_000, 4_000_000_000_000_000))
+def test_a_time_comes_back_to_the_microsecond(microseconds: int) -> None:
+    time = microseconds / 1_000_000
+    told = binding.stamp(time)
+    assert told == datetime.fromtimestamp(time, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    assert binding.seconds(told) == datetime.fromisoformat(told).timestamp() == time
+
+
+@pytest.mark.parametrize("told", ["noon", "2026-01-01T00:00:00.12345xZ", "2026-13-01T00:00:00.123456Z", ""])
+def test_what_is_no_time_is_refused(told: str) -> None:
+    with pytest.raises(DecodeError, match="RFC 3339"):
+        binding.seconds(told)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -102,11 +103,28 @@ def text(value: Any) -> str:
 
 def stamp(time: float) -> str:
     """Seconds since the epoch as RFC 3339, in UTC."""
-    return datetime.fromtimestamp(time, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    whole, micro = divmod(round(time * 1_000_000), 1_000_000)
+    return f"{_date(whole)}.{micro:06}Z"
+
+
+@lru_cache(64)
+def _date(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).isoformat().removesuffix("+00:00")
 
 
 def seconds(told: str) -> float:
     """RFC 3339 as seconds since the epoch. Raises DecodeError."""
+    if len(told) == 27 and told[19] == "." and told[26] == "Z" and told[20:26].isdecimal():  # as `stamp` writes it
+        return (_microseconds(told[:19]) + int(told[20:26])) / 1_000_000
+    return _parsed(told)
+
+
+@lru_cache(64)
+def _microseconds(told: str) -> int:
+    return int(_parsed(told + "Z")) * 1_000_000
+
+
+def _parsed(told: str) -> float:
     try:
         return datetime.fromisoformat(told).timestamp()
     except ValueError as error:

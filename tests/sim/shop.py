@@ -28,7 +28,7 @@ apps = [orders, payment, shipping]
 taken = payment.table("taken", list[int])
 takings = payment.table("takings", int)
 
-CLOSED = "CREATE TABLE IF NOT EXISTS closed (order_id TEXT, number INTEGER)"
+TABLES = "CREATE TABLE closed (order_id TEXT, number INTEGER)"
 ORDERS, EVENTS, LATE = 2, 6, "late"
 
 
@@ -48,7 +48,6 @@ async def send(paid: Paid) -> Sent:
 
 @orders.on(Sent)
 def close(sent: Sent, db: sqlite3.Connection) -> None:
-    db.execute(CLOSED)
     db.execute("INSERT INTO closed VALUES (?, ?)", (sent.order_id, sent.number))
 
 

@@ -28,7 +28,7 @@ from tidings.testing.sim.trial import Invariant, Plan, Stage
 from tidings.turns import Turns
 from tidings.worker import Worker
 
-PLAN = Plan(shop.apps, shop.flow, [Invariant(shop.each_took_effect_once, "settle")])
+PLAN = Plan(shop.apps, shop.flow, [Invariant(shop.each_took_effect_once, "settle")], tables=shop.TABLES)
 Patch = pytest.MonkeyPatch
 
 

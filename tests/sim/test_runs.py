@@ -15,7 +15,7 @@ from tidings.testing.sim.trial import Invariant, Plan, Stage
 
 ROOT = Path(__file__).parents[2]
 SEEDS = int(os.environ.get("SEEDS", "150"))
-PLAN = Plan(shop.apps, shop.flow, [Invariant(shop.each_took_effect_once, "settle")])
+PLAN = Plan(shop.apps, shop.flow, [Invariant(shop.each_took_effect_once, "settle")], tables=shop.TABLES)
 PRINT = """
 from tests.sim.test_runs import PLAN
 from tidings.testing.sim.trial import Stage
@@ -96,7 +96,7 @@ def test_what_fails_is_kept_and_played_first_until_it_does_not_fail(
     monkeypatch.chdir(tmp_path)
     played: list[int] = []
 
-    @simulate(*shop.apps, seeds=3, faults=Faults.none())
+    @simulate(*shop.apps, seeds=3, faults=Faults.none(), tables=shop.TABLES)
     async def scenario(simulation: Simulation) -> None:
         played.append(simulation.seed)
         await shop.flow(simulation)

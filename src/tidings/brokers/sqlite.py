@@ -120,6 +120,7 @@ class SqliteBroker:
     """
 
     features = Feature.DURABLE | Feature.ORDERED | Feature.REPLAY | Feature.DELAY | Feature.ATOMIC
+    new_process: Callable[[str], Process] = Process  # a simulation has its own
 
     def __init__(
         self,
@@ -136,7 +137,7 @@ class SqliteBroker:
         self.lease = lease
         self._keep = (keep, keep_count)
         self._limit = limit or sys.maxsize
-        self.process = Process(clock.id())
+        self.process = self.new_process(clock.id())
         self.topics: dict[str, int] = {}
         self._headers: tuple[Mapping[str, str], str] = ({}, "{}")
         self._header_text: tuple[str, Mapping[str, str]] = ("{}", {})

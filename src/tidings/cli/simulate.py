@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import click
+import msgspec
 
 from tidings.cli.output import counted, emit, plain, progress
 from tidings.cli.target import json_option, load_apps
@@ -62,7 +63,7 @@ def _plan(target: str, faults: str | None, processes: int) -> Plan:
     if module.replace(".", "").isidentifier() and name:
         found = getattr(_imported(module), name, None)
         if (plan := plan_of(found)) is not None:
-            return plan if kinds is None else Plan(plan.apps, plan.scenario, plan.invariants, kinds, plan.processes)
+            return plan if kinds is None else msgspec.structs.replace(plan, faults=kinds)
     return Plan(load_apps(target), sample.scenario, (), kinds or Faults(), processes)
 
 

@@ -101,6 +101,8 @@ class Database:
     that is removed at the end.
     """
 
+    factory = Connection
+
     def __init__(self, path: str | Path, *, durable: bool = True) -> None:
         self.temporary = str(path) == ":memory:"
         self.durable = durable and not self.temporary
@@ -157,7 +159,7 @@ class Database:
     def connect(self, *, durable: bool | None = None) -> Connection:
         """A new connection with the pragmas set, in autocommit mode."""
         connection = sqlite3.connect(
-            self.path, isolation_level=None, check_same_thread=False, factory=Connection, cached_statements=512
+            self.path, isolation_level=None, check_same_thread=False, factory=self.factory, cached_statements=512
         )
         try:
             if connection.execute("PRAGMA page_count").fetchone() == (0,):

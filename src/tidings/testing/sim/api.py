@@ -70,7 +70,7 @@ def invariants(names: Mapping[str, Any]) -> list[Invariant]:
 
 
 def simulate(
-    *apps: App, seeds: int = 100, faults: Faults | None = None, processes: int = 2
+    *apps: App, seeds: int = 100, faults: Faults | None = None, processes: int = 2, tables: str = ""
 ) -> Callable[[Scenario], Callable[[], Tally]]:
     """Make a test of `async def scenario(simulation)`: played once for each seed, each time with other faults.
 
@@ -78,13 +78,15 @@ def simulate(
     faults end, everything must be settled, and these must hold: nothing lost, doubled, made up or out of order, and
     every `@invariant` of the module. Raises SimulationFailed for the first run that fails, shrunk to what matters. A
     run that failed is kept in `.tidings/failures` and played first until it does not fail any more.
+
+    `tables` is SQL that makes the tables of the services' own, once: a run that has to make them takes longer.
     """
     if not apps:
         raise ConfigError("simulate() needs the apps: @simulate(orders.app, payment.app).")
 
     def make(scenario: Scenario) -> Callable[[], Tally]:
         def plan() -> Plan:  # when it runs: the invariants may stand below the scenario
-            return Plan(apps, scenario, invariants(scenario.__globals__), faults or Faults(), processes)
+            return Plan(apps, scenario, invariants(scenario.__globals__), faults or Faults(), processes, tables)
 
         def test() -> Tally:
             return run(plan(), range(seeds), keep=FAILURES / f"{scenario.__module__}.{scenario.__name__}")

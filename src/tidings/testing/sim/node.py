@@ -12,7 +12,6 @@ import os
 import random
 import sqlite3
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 from tidings.app import App
@@ -29,6 +28,7 @@ from tidings.embedded.writer import Job, Writer
 from tidings.store import Unit
 from tidings.stores.sqlite import SqliteStore
 from tidings.testing.clock import START
+from tidings.testing.sim.files import leave
 from tidings.testing.sim.loop import OWNER, SimLoop
 from tidings.testing.sim.tape import Tape
 from tidings.worker import Worker
@@ -47,9 +47,12 @@ class Host(Protocol):
 
     loop: SimLoop
     tape: Tape
-    path: Path
     config: Config
     seed: int
+
+    def database(self, role: str) -> Database:
+        """The file, for one use of it in a process."""
+        ...
 
     def tell(self, process: str, what: str) -> None:
         """Note it in the timeline."""
@@ -168,13 +171,21 @@ class SimWriter(Writer):
                 error.sqlite_errorcode = sqlite3.SQLITE_BUSY
                 job.error = files.named(error, self._database.path)
 
+    def _connect(self) -> Any:
+        connection = self._world.database("writer").connect()
+        connection.guard()
+        return connection
+
     async def close(self) -> None:
         """See Writer.close."""
         if not self._closed:
             self._flush()
             while self._busy:  # noqa: ASYNC110 - a commit tells those who wait for it, and no others
                 await asyncio.sleep(COMMIT)
-            self.drop()
+            self._closed = True
+            os.close(self._lock)
+            if self._connection is not None:
+                self._connection.close()
 
     def drop(self) -> None:
         """Let go of file and lock, as the operating system does for a process that has died."""
@@ -182,7 +193,7 @@ class SimWriter(Writer):
             self._closed = True
             os.close(self._lock)
             if self._connection is not None:
-                self._connection.close()
+                leave(self._connection)
 
 
 class SimWakeup(Wakeup):
@@ -249,10 +260,13 @@ class SimBroker(SqliteBroker):
     """The embedded broker of a simulated process."""
 
     def __init__(self, world: Host, process: str, database: Database, clock: Clock) -> None:
-        super().__init__(database, clock, lease=world.config.lease, keep=world.config.keep)
-        self.process = Name(world, process)
         self._world = world
         self._name = process
+        super().__init__(database, clock, lease=world.config.lease, keep=world.config.keep)
+
+    def new_process(self, _: str) -> Name:
+        """See SqliteBroker."""
+        return Name(self._world, self._name)
 
     def new_wakeup(self, heard: Callable[[], None]) -> SimWakeup:
         """See SqliteBroker."""
@@ -275,7 +289,7 @@ class SimBroker(SqliteBroker):
         self._open = False
         if isinstance(self.writer, SimWriter):
             self.writer.drop()
-        self._reader.close()
+        leave(self._reader)
         self.lent.close()
 
 
@@ -285,7 +299,8 @@ class SimStore(SqliteStore):
     def drop(self) -> None:
         """See SimBroker.drop."""
         if self._reader is not None:
-            self._reader.close()
+            leave(self._reader)
+            self._reader = None
 
 
 class Process:
@@ -294,9 +309,8 @@ class Process:
     def __init__(self, world: Host, name: str, number: int, apps: Sequence[App]) -> None:
         self.name = name
         self.clock = SimClock(world.loop, number, world.seed)
-        database = Database(world.path, durable=False)
-        self.broker = SimBroker(world, name, database, self.clock)
-        self.store = SimStore(database, lambda: self.broker.writer)
+        self.broker = SimBroker(world, name, world.database("reader"), self.clock)
+        self.store = SimStore(world.database("store"), lambda: self.broker.writer)
         self.apps = [app.copy() for app in apps]
         self.workers: list[Worker] = []
         self.died: BaseException | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import shutil
@@ -15,6 +16,7 @@ import msgspec
 
 from tidings.app import App
 from tidings.testing.sim.faults import Faults
+from tidings.testing.sim.files import Files
 from tidings.testing.sim.simulation import Simulation
 from tidings.testing.sim.tape import Choices, Place, Tape
 from tidings.testing.sim.verdict import judge
@@ -31,13 +33,17 @@ class Invariant(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What is simulated: apps, what is published to them, what must hold, what may go wrong."""
+    """What is simulated: apps, what is published to them, what must hold, what may go wrong.
+
+    `tables` is SQL that makes the services' own tables, before the first run.
+    """
 
     apps: Sequence[App]
     scenario: Scenario
     invariants: Sequence[Invariant] = ()
     faults: Faults = Faults()
     processes: int = 2
+    tables: str = ""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -59,20 +65,21 @@ class Stage:
         self.plan = plan
         memory = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
         self._folder = Path(tempfile.mkdtemp(prefix="tidings-", dir=memory if os.access(memory, os.W_OK) else None))
-        self._template = self._folder / "template"
-        self._template.mkdir()
+        self._files = Files(self._folder)
         self._prepare()
 
     def close(self) -> None:
         """Remove it."""
+        self._files.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _prepare(self) -> None:
         """Let a process declare everything and leave."""
         tape = Tape(0, {})
         with _silence():
-            world = Simulation(self.plan.apps, self._template, tape, faults=Faults.none(), seed=0, processes=1)
+            world = Simulation(self.plan.apps, self._files, tape, faults=Faults.none(), seed=0, processes=1)
             world.prepare()
+        self._files.prepared(self.plan.tables)
         self._bounds = world.bounds
 
     def play(
@@ -82,10 +89,9 @@ class Stage:
         """Run it: by chance, or as the choices of an earlier run with this seed and these rates say."""
         rates = self.plan.faults.swarm(seed) if rates is None else rates
         tape = Tape(seed, rates, choices)
-        folder = self._folder / "run"
-        shutil.copytree(self._template, folder)
+        self._files.restore()
         world = Simulation(
-            self.plan.apps, folder, tape, faults=self.plan.faults, seed=seed, processes=self.plan.processes
+            self.plan.apps, self._files, tape, faults=self.plan.faults, seed=seed, processes=self.plan.processes
         )
         world.bounds = self._bounds
         if trace:
@@ -93,12 +99,10 @@ class Stage:
         world.on_commit = self._watch(world)
         error: BaseException | None = None
         try:
-            with _silence():
+            with _silence(), _uncollected():
                 world.run(self.plan.scenario, self._judge)
         except Exception as raised:  # noqa: BLE001 - whatever it is, it is what came of the run
             error = raised
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
         return Outcome(seed, tape.played, error, world.timeline, world.loop.steps, rates, world.loop.trace or [])
 
     def _watch(self, world: Simulation) -> Callable[[], None] | None:
@@ -118,6 +122,19 @@ class Stage:
             result = invariant.check(world)
             if isinstance(result, Awaitable):
                 await result
+
+
+@contextlib.contextmanager
+def _uncollected() -> Generator[None]:
+    """A run is short, and nearly all of it is garbage at its end: then is the time to look for it."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.collect(0)
+        if before:
+            gc.enable()
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from tidings.app import App
@@ -18,6 +17,7 @@ from tidings.errors import StorageError
 from tidings.handler import Bound
 from tidings.middleware import Next
 from tidings.testing.sim.faults import Faults
+from tidings.testing.sim.files import Files
 from tidings.testing.sim.loop import OWNER, Died, SimLoop
 from tidings.testing.sim.node import DAY, SETTLED, Process
 from tidings.testing.sim.tape import Tape
@@ -49,7 +49,7 @@ class World:
     """The processes of one run, and what happens to them."""
 
     def __init__(
-        self, apps: Sequence[App], folder: Path, tape: Tape, *, faults: Faults, seed: int, processes: int = 2
+        self, apps: Sequence[App], files: Files, tape: Tape, *, faults: Faults, seed: int, processes: int = 2
     ) -> None:
         self.tape = tape
         self.loop = SimLoop(tape)
@@ -59,8 +59,8 @@ class World:
         self.failures: list[BaseException] = []
         """What has no business to happen: workers that ended, errors that nobody caught."""
         self._apps = apps
-        self.path = folder / "tidings.db"
-        self.config = Config(broker=f"sqlite:{self.path}", lease=LEASE, keep=float("inf"))
+        self.database = files.database
+        self.config = Config(broker=f"sqlite:{files.path}", lease=LEASE, keep=float("inf"))
         self.seed = seed
         self._faults = faults
         self._count = processes

@@ -1,0 +1,156 @@
+"""The file of all runs of a stage, as it is when a run begins, and the connections to it.
+
+To make a file for each run, and to let every process in it open, read and compile anew what all of them do, took a
+third of the time. So a run writes to the file of the last one, which is put back to what was prepared, and a process
+goes on with the connections that a dead one has left: rolled back, but with their statements compiled.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from tidings.embedded.database import Connection, Database
+
+NAME = "tidings.db"
+LENT = NAME + ".lent"
+OBJECTS = "SELECT type, name, sql FROM {schema}.sqlite_master ORDER BY name"
+TEMPORARY = "SELECT 1 FROM temp.sqlite_master LIMIT 1"
+
+
+class Left(Connection):
+    """A connection that whoever dies leaves to the next one. Who ends in order closes it: nothing may use it then."""
+
+    files: Files
+    role: str
+    guarded = False
+
+    def guard(self) -> None:
+        """See Connection.guard; a second time all its statements would have to be compiled again."""
+        if not self.guarded:
+            self.guarded = True
+            super().guard()
+
+    def leave(self) -> None:
+        """Let the next process have it that asks for one of its role, unless it has tables of its own."""
+        if self.in_transaction:
+            self.execute("ROLLBACK")
+        if self.execute(TEMPORARY).fetchone() is not None:
+            self.close()
+            return
+        self.lent, self.refused, self.appended, self.engine = False, "", False, None
+        self.files.left[self.role].append(self)
+
+
+class Files:
+    """The folder of a stage: `prepare` what a run begins with, `restore` it before each."""
+
+    def __init__(self, folder: Path) -> None:
+        self._template = folder / "template"
+        self._run = folder / "run"
+        self._template.mkdir()
+        self._prepared = False
+        self.left: dict[str, list[Left]] = {}
+        self._all: list[Left] = []
+        self._databases: dict[str, SimDatabase] = {}
+        self._keeper: sqlite3.Connection | None = None
+        self._objects: list[Any] = []
+
+    @property
+    def path(self) -> Path:
+        """The file, that of the template as long as it is not prepared."""
+        return (self._run if self._prepared else self._template) / NAME
+
+    def database(self, role: str) -> Database:
+        """The file, for one use of it in a process."""
+        if not self._prepared:
+            return Database(self.path, durable=False)
+        if role not in self._databases:
+            self._databases[role] = SimDatabase(self, role)
+        return self._databases[role]
+
+    def prepared(self, tables: str) -> None:
+        """All is declared, and nobody uses the file any more; `tables` is SQL that makes those of the services."""
+        connection = self.database("").connect()
+        connection.executescript(tables)
+        connection.close()
+        self._prepared = True
+
+    def restore(self) -> None:
+        """Let the file be as it was prepared."""
+        if self._keeper is None or not self._put_back(self._keeper):
+            self.close()
+            self._begin_anew()
+        shutil.copyfile(self._template / LENT, self._run / LENT)
+
+    def _put_back(self, keeper: sqlite3.Connection) -> bool:
+        """Undo what was written; False where that cannot be done, as where somebody still holds a snapshot."""
+        found = set(keeper.execute(OBJECTS.format(schema="main")))
+        if not found.issuperset(self._objects):
+            return False
+        keeper.execute("BEGIN IMMEDIATE")
+        for kind, name, _ in found.difference(self._objects):
+            if kind in ("table", "view"):
+                keeper.execute(f'DROP {kind} main."{name}"')
+        for kind, name, _ in self._objects:
+            if kind == "table":
+                keeper.execute(f'DELETE FROM main."{name}"')  # noqa: S608 - names of the file itself
+                keeper.execute(f'INSERT INTO main."{name}" SELECT * FROM prepared."{name}"')  # noqa: S608
+        keeper.execute("COMMIT")
+        (busy, *_) = keeper.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not busy
+
+    def _begin_anew(self) -> None:
+        shutil.copytree(self._template, self._run)
+        self._keeper = keeper = Database(self.path, durable=False).connect()
+        keeper.execute("ATTACH ? AS prepared", (str(self._template / NAME),))
+        self._objects = keeper.execute(OBJECTS.format(schema="prepared")).fetchall()
+
+    def add(self, connection: Left) -> None:
+        """Close it when all are closed."""
+        self._all.append(connection)
+        self.left.setdefault(connection.role, [])
+
+    def close(self) -> None:
+        """Close all connections, and remove the file."""
+        for connection in self._all:
+            connection.close()
+        if self._keeper is not None:
+            self._keeper.close()
+        self.left, self._all, self._keeper = {}, [], None
+        shutil.rmtree(self._run, ignore_errors=True)
+
+
+class SimDatabase(Database):
+    """The file, as a process opens it for one use of it."""
+
+    factory = Left
+
+    def __init__(self, files: Files, role: str) -> None:
+        super().__init__(files.path, durable=False)
+        self._files = files
+        self._role = role
+
+    def open(self) -> None:
+        """It was checked when it was prepared."""
+        self._opened += 1
+
+    def connect(self, *, durable: bool | None = None) -> Connection:
+        """See Database.connect."""
+        if left := self._files.left.get(self._role):
+            return left.pop()
+        made = super().connect(durable=durable)
+        assert isinstance(made, Left)
+        made.files, made.role = self._files, self._role
+        self._files.add(made)
+        return made
+
+
+def leave(connection: Connection) -> None:
+    """Who has used it has died."""
+    if isinstance(connection, Left):
+        connection.leave()
+    else:
+        connection.close()

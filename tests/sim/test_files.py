@@ -1,0 +1,36 @@
+"""All runs of a stage share a file and connections to it: none of them sees anything of those before it."""
+
+import sqlite3
+
+from tests.sim import shop
+from tidings import App
+from tidings.testing.sim import Faults, Simulation
+from tidings.testing.sim.trial import Plan, Stage
+
+noting = App("noting")
+
+
+@noting.on(shop.Placed)
+def note(placed: shop.Placed, db: sqlite3.Connection) -> None:
+    db.execute("CREATE TABLE own (number INTEGER)")  # fails where a table is left from another run
+    db.execute("CREATE TEMP TABLE passing (number INTEGER)")
+    db.execute("INSERT INTO own VALUES (?)", (placed.number,))
+
+
+async def place_one(simulation: Simulation) -> None:
+    assert not simulation.sql("SELECT * FROM own")
+    assert not simulation.log("order")
+    await simulation.publish(shop.Placed(order_id="o", number=simulation.seed))
+    await simulation.settle()
+    assert not simulation.dead()
+    assert simulation.sql("SELECT number FROM own") == [(simulation.seed,)]
+
+
+def test_a_run_sees_no_row_and_no_table_of_those_before_it() -> None:
+    stage = Stage(Plan([noting], place_one, faults=Faults.none()))
+    try:
+        for seed in range(4):
+            outcome = stage.play(seed)
+            assert outcome.error is None, outcome.error
+    finally:
+        stage.close()

@@ -44,10 +44,11 @@ UPTO = list(accumulate(LAYERS, set.union))
 MAY_IMPORT = (
     {name: seen for layer, seen in zip(LAYERS, UPTO, strict=True) for name in layer}
     | {pattern: UPTO[2] | {pattern} for pattern in LAYERS[3]}
-    | {"connect": UPTO[4] | {"brokers", "stores", "embedded"}}
+    | {"connect": UPTO[4] | {"brokers", "stores", "embedded", "pg"}}
     | {"brokers": UPTO[0], "stores": UPTO[0], "embedded": UPTO[0] | {"embedded"}}
     | {"jetstream": UPTO[0] | {"jetstream"}, "brokers.nats": UPTO[0] | {"jetstream"}}
     | dict.fromkeys(["brokers.sqlite", "stores.sqlite"], UPTO[0] | {"embedded"})
+    | dict.fromkeys(["pg", "brokers.postgres", "stores.postgres"], UPTO[0] | {"pg", "embedded"})
     | dict.fromkeys(EDGES, UPTO[5] | EDGES)
     | {"cli": UPTO[5] | EDGES | {"embedded"}}
     | dict.fromkeys(["chaos", "testing"], UPTO[5] | EDGES | {"embedded", "brokers", "stores"})

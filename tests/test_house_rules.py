@@ -15,6 +15,7 @@ OUTSIDE = {
     "stores",
     "embedded",
     "jetstream",
+    "pg",
     "chaos",
     "cli",
     "dev",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from tidings.broker import Broker
@@ -12,6 +12,9 @@ from tidings.config import Config
 from tidings.errors import ConfigError
 from tidings.link import Link
 from tidings.store import Store
+
+if TYPE_CHECKING:
+    from tidings.pg.database import Database
 
 
 class Scheme(NamedTuple):
@@ -27,6 +30,7 @@ LINKS = {
     "kafka": Scheme("kafka", "KafkaLink", "kafka"),
 }
 """Servers that move records; the engine and a store supply what they lack."""
+POSTGRES = ("postgresql", "postgres")
 
 
 class Connection(NamedTuple):
@@ -56,14 +60,18 @@ def connect(config: Config, clock: Clock) -> Connection:
     """The broker and the store that the settings name, not yet open. Raises ConfigError for what is not known.
 
     `sqlite:PATH` is a file (`sqlite:tidings.db` in the working folder, `sqlite:/var/lib/shop.db`), `memory:` a
-    temporary one without fsync. Options: `?lease=SECONDS`, `?durable=no`. The URLs of servers are those of their
-    clients, with options of ours beside theirs; see the guide of each. A server has the store that is named, or none.
+    temporary one without fsync. Options: `?lease=SECONDS`, `?durable=no`; both also of
+    `postgresql://USER@HOST:PORT/DATABASE`, beside those of libpq, such as `?sslmode=verify-full`. The URLs of servers
+    are those of their clients, with options of ours beside theirs; see the guide of each.
+    A server has the store that is named, or none.
     """
     scheme, path, options = _split(config.broker)
     if scheme in LINKS:
         return _linked(config, clock, LINKS[scheme])
+    if scheme in POSTGRES:
+        return _postgres(config, clock)
     if scheme not in ("sqlite", "memory"):
-        known = ", ".join(f"{name}://HOST" for name in LINKS)
+        known = ", ".join(f"{name}://HOST" for name in [POSTGRES[0], *LINKS])
         raise ConfigError(
             f"broker {redacted(config.broker)!r}: unknown scheme {scheme!r}; there are: sqlite:PATH, memory:, {known}"
         )
@@ -88,21 +96,25 @@ def _linked(config: Config, clock: Clock, scheme: Scheme) -> Connection:
 
     module = importlib.import_module(f"tidings.brokers.{scheme.module}")
     link: Link = getattr(module, scheme.link)(config.broker, clock, lease=config.lease, keep=config.keep)
-    store = _store(config)
+    store = _store(config, clock)
     return Connection(Linked(link, store, clock, keep=config.keep, limit=config.body_limit), store)
 
 
-def _store(config: Config) -> Store:
+def _store(config: Config, clock: Clock) -> Store:
     """The store beside a server."""
     from tidings.storeless import Storeless
 
     if config.store is None:
         return Storeless()
     scheme, path, options = _split(config.store)
+    if scheme in POSTGRES:
+        from tidings.stores.postgres import PostgresStore
+
+        return PostgresStore(_server(config.store, config, clock)[1])
     if scheme != "sqlite" or not path or options:
         raise ConfigError(
             f"store {redacted(config.store)!r} is not known beside the broker {redacted(config.broker)!r}; "
-            "there is: sqlite:PATH, for all processes of one machine"
+            "there are: sqlite:PATH, for all processes of one machine, and postgresql://HOST"
         )
     from tidings.embedded.database import Database
     from tidings.stores.sqlite import SqliteStore
@@ -138,28 +150,34 @@ def _embedded(config: Config, clock: Clock, path: str, options: dict[str, str]) 
     return Connection(broker, SqliteStore(database, lambda: broker.writer))
 
 
-def _postgres(config: Config, clock: Clock, options: dict[str, str]) -> Connection:
+def _postgres(config: Config, clock: Clock) -> Connection:
+    lease, database = _server(config.broker, config, clock)
+    from tidings.brokers.postgres import PostgresBroker
+    from tidings.stores.postgres import PostgresStore
+
+    if config.store not in (None, config.broker):
+        raise ConfigError(
+            f"store {redacted(config.store or '')!r} is not the database of the broker {database.name!r}. Both settle "
+            "in one commit, so both have to be one database: leave `store` out."
+        )
+    limits: dict[str, Any] = {"keep": config.keep, "keep_count": config.keep_count, "limit": config.body_limit}
+    broker = PostgresBroker(database, clock, lease=lease, **limits)
+    return Connection(broker, PostgresStore(database, lambda: broker.writer))
+
+
+def _server(url: str, config: Config, clock: Clock) -> tuple[float, Database]:
+    """The lease and the database that a URL of PostgreSQL names."""
     try:
-        from tidings.brokers.postgres import PostgresBroker
-        from tidings.pg.database import Database, shown
-        from tidings.stores.postgres import PostgresStore
+        from tidings.pg.database import Database
     except ImportError as error:
         if (error.name or "").partition(".")[0] != "psycopg":
             raise
         raise ConfigError("PostgreSQL needs its driver: pip install 'tidings[postgres]'") from error
-    url = config.broker
-    if config.store not in (None, url):
-        raise ConfigError(
-            f"store {shown(config.store or '')!r} is not the database of the broker {shown(url)!r}. Both settle in one "
-            "commit, so both have to be one database: leave `store` out."
-        )
+    options = _split(url)[2]
     try:
         lease = float(options.pop("lease", config.lease))
         durable = {"yes": True, "no": False}[options.pop("durable", "yes")]
     except (KeyError, ValueError) as error:
-        raise ConfigError(f"broker {shown(url)!r}: {error} does not fit; write ?lease=30 or ?durable=no") from error
+        raise ConfigError(f"{redacted(url)!r}: {error} does not fit; write ?lease=30 or ?durable=no") from error
     address = urlsplit(url)._replace(query=urlencode(options, quote_via=quote)).geturl()
-    database = Database(address, clock, durable=durable, idle=lease)
-    limits: dict[str, Any] = {"keep": config.keep, "keep_count": config.keep_count, "limit": config.body_limit}
-    broker = PostgresBroker(database, clock, lease=lease, **limits)
-    return Connection(broker, PostgresStore(database, lambda: broker.writer))
+    return lease, Database(address, clock, durable=durable, idle=lease)

@@ -1,0 +1,104 @@
+"""The transaction's connection in a handler's hands: what it may do with it, and how what it did is undone.
+
+As a psycopg.Connection it is lent as it is; as a SQLAlchemy Session it is wrapped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator
+from typing import Any, Self
+
+from psycopg.pq import TransactionStatus
+
+from tidings.errors import Redo, TransactionEnded
+from tidings.pg.database import Connection
+
+
+class PostgresScope:
+    """See Scope. Meanwhile the connection is lent: whoever uses it cannot end the transaction.
+
+    An error of the database ends what was done since the last savepoint, so one that comes without goes on in a
+    careful scope.
+    """
+
+    def __init__(self, connection: Connection, *, careful: bool) -> None:
+        self._connection = connection
+        self._careful = careful
+        self._before = 0
+
+    def __enter__(self) -> Self:
+        self._connection.lend()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.take_back()
+
+    def begin(self) -> None:
+        """See Scope.begin."""
+        if self._careful:
+            self._connection.run("SAVEPOINT handler")
+        else:
+            self._before = self._connection.used
+
+    def end(self) -> None:
+        """See Scope.end."""
+        if self._careful:
+            self._connection.run("RELEASE handler")
+
+    def undo(self, error: Exception) -> Exception:
+        """See Scope.undo."""
+        connection = self._connection
+        if connection.broken or connection.info.transaction_status == TransactionStatus.IDLE:
+            raise error
+        if self._careful:
+            connection.run("ROLLBACK TO handler")
+            connection.run("RELEASE handler")
+        elif connection.used != self._before:
+            raise Redo("a handler failed after it had used the connection; the step runs again with a savepoint each")
+        if connection.refused:
+            refused, connection.refused = connection.refused, ""
+            ended = TransactionEnded(
+                f"{refused} in a handler would end the transaction that also holds the acknowledgement; leave it out."
+            )
+            ended.__cause__ = error
+            return ended
+        return error
+
+
+class Guest:
+    """The transaction's connection as SQLAlchemy sees it: its commit, rollback and close are not ours."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def commit(self) -> None:
+        """The worker commits."""
+
+    def rollback(self) -> None:
+        """The worker rolls back."""
+
+    def close(self) -> None:
+        """The worker keeps it."""
+
+
+@contextlib.contextmanager
+def session(connection: Connection) -> Generator[Any]:
+    """A SQLAlchemy session on the transaction's connection; its own commits are savepoints."""
+    from sqlalchemy import create_engine  # noqa: PLC0415 - an extra, imported only where a handler asks for it
+    from sqlalchemy.orm import Session  # noqa: PLC0415
+    from sqlalchemy.pool import StaticPool  # noqa: PLC0415
+
+    if connection.engine is None:
+        guest = Guest(connection)
+        connection.engine = create_engine("postgresql+psycopg://", creator=lambda: guest, poolclass=StaticPool)
+    with (
+        connection.engine.connect() as bound,
+        bound.begin(),
+        Session(bind=bound, join_transaction_mode="create_savepoint") as session,
+    ):
+        yield session
+        session.commit()

@@ -1,0 +1,21 @@
+"""Databases of a PostgreSQL server, each for one test."""
+
+import itertools
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from tidings.dev import Postgres
+
+NUMBERS = itertools.count(1)
+
+
+@pytest.fixture
+def empty_database(postgres_server: Postgres) -> Iterator[str]:
+    """The URL of a new one."""
+    name = f"test_{next(NUMBERS)}"
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        yield postgres_server.url.rpartition("/")[0] + f"/{name}"
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")

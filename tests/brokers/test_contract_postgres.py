@@ -1,0 +1,66 @@
+"""The PostgreSQL broker keeps the contract, on a real server."""
+
+import contextlib
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from tidings.broker import Broker
+from tidings.brokers.postgres import PostgresBroker
+from tidings.clock import Clock
+from tidings.pg.database import Database
+from tidings.stores.postgres import PostgresStore
+from tidings.testing import contract
+from tidings.testing.contract import Check, Server
+
+LIMIT = 1 << 20
+LEASE = 3.0
+
+
+class Place:
+    """A database of its own on the server."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.clock = Clock()
+
+    @contextlib.asynccontextmanager
+    async def connect(self) -> AsyncGenerator[Broker]:
+        database = Database(self.url, self.clock)
+        broker = PostgresBroker(database, self.clock, lease=LEASE, keep=float("inf"), limit=LIMIT)
+        await broker.open()
+        try:
+            yield broker
+        finally:
+            await broker.close()
+
+    @contextlib.asynccontextmanager
+    async def store(self, broker: Broker) -> AsyncGenerator[PostgresStore]:
+        assert isinstance(broker, PostgresBroker)
+        store = PostgresStore(broker.database, lambda: broker.writer)
+        await store.open()
+        try:
+            yield store
+        finally:
+            await store.close()
+
+    async def silence(self, broker: Broker) -> None:
+        """What it lends and renews comes from its housekeeping: without that it is as good as dead."""
+        assert isinstance(broker, PostgresBroker)
+        broker.housekeeper.cancel()
+
+    def server(self) -> Server:
+        return Server(
+            connect=self.connect, clock=self.clock, lease=LEASE, silence=self.silence, store=self.store, delay=0.7,
+            largest=LIMIT, too_large=LIMIT + 1,
+        )  # fmt: skip
+
+
+@pytest.fixture
+async def server(empty_database: str) -> Server:
+    return Place(empty_database).server()
+
+
+@pytest.mark.parametrize("check", contract.checks(PostgresBroker.features), ids=lambda check: check.name)
+async def test_the_contract(check: Check, server: Server) -> None:
+    await check.run(server)

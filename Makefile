@@ -8,7 +8,7 @@ BIN   := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check crash reliability bench clean
+.PHONY: help setup demo servers test check crash reliability bench clean
 
 help:  ## say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,7 +18,12 @@ setup: $(READY)  ## a virtual environment in .venv with everything for developme
 demo: $(READY)  ## the shop works off real orders; ARGS="--headless --json" passes flags on
 	$(BIN)/tidings demo $(ARGS)
 
+servers: $(READY)  ## what real servers need: root gets RabbitMQ by apt-get, everybody Kafka by Maven
+	$(BIN)/tidings dev install
+
+# A test of a server that is missing is skipped, with the reason; with CI=true it fails.
 test: $(READY)  ## all tests, a short crash run among them; ARGS="-k name" passes flags on
+	@$(BIN)/tidings dev install || true
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(READY)  ## lint, format, types

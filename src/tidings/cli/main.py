@@ -37,6 +37,7 @@ COMMANDS = {
     "simulate": Entry("tidings.cli.simulate:simulate", "Play apps by the thousand, in virtual time and under faults."),
     "chaos": Entry("tidings.cli.chaos:chaos", "Kill and freeze real processes, and count what was lost or doubled."),
     "flood": Entry("tidings.cli.flood:flood", "Put an app under load: latency, rate, lag, where lag begins to grow."),
+    "dev": Entry("tidings.cli.dev:dev", "Start real servers on this machine, for development and tests."),
     "bench": Entry("tidings.cli.bench:bench", "Measure this machine, beside a hand-written loop."),
 }
 

@@ -38,6 +38,7 @@ class Kafka(Server):
     kind = "kafka"
     usual_port = 9092
     patience = 60.0
+    packages = {"java": "default-jre-headless", "mvn": "maven"}  # noqa: RUF012
 
     def __init__(self, folder: Path | None = None, *, port: int = 0, settings: Mapping[str, Any] | None = None) -> None:
         super().__init__(folder, port=port, settings=settings)
@@ -49,6 +50,26 @@ class Kafka(Server):
         if _java() < JAVA:
             return f"Kafka needs Java {JAVA} or newer: apt-get install default-jre-headless"
         return None if jars().is_dir() else f"Apache Kafka {version()} is not here: {INSTALL}"
+
+    @classmethod
+    def fetch(cls) -> None:
+        """Let Maven copy Kafka's jars to the cache, all of them or none. Raises BrokerError with what Maven said."""
+        jars().parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=jars().parent) as folder:
+            pom, target = Path(folder, "pom.xml"), Path(folder, "jars")
+            pom.write_text(_pom())
+            flags = [
+                "--batch-mode",
+                "--quiet",
+                f"--file={pom}",
+                "-DincludeScope=runtime",
+                f"-DoutputDirectory={target}",
+            ]
+            made = subprocess.run(["mvn", *flags, COPY], capture_output=True, check=False, text=True)  # noqa: S607
+            if made.returncode or not target.is_dir():
+                raise BrokerError(f"Maven could not fetch Kafka: {(made.stderr + made.stdout)[-TAIL:].strip()}")
+            with contextlib.suppress(FileExistsError):  # somebody else was as quick
+                target.rename(jars())
 
     @property
     def url(self) -> str:
@@ -117,20 +138,6 @@ def jars() -> Path:
     """Where its jars are, or will be: in the user's cache."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "tidings" / f"kafka-{version()}"
-
-
-def fetch() -> None:
-    """Let Maven copy Kafka's jars to the cache, all of them or none. Raises BrokerError with what Maven said."""
-    jars().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=jars().parent) as folder:
-        pom, target = Path(folder, "pom.xml"), Path(folder, "jars")
-        pom.write_text(_pom())
-        flags = ["--batch-mode", "--quiet", f"--file={pom}", "-DincludeScope=runtime", f"-DoutputDirectory={target}"]
-        made = subprocess.run(["mvn", *flags, COPY], capture_output=True, check=False, text=True)  # noqa: S607
-        if made.returncode or not target.is_dir():
-            raise BrokerError(f"Maven could not fetch Kafka: {(made.stderr + made.stdout)[-TAIL:].strip()}")
-        with contextlib.suppress(FileExistsError):  # somebody else was as quick
-            target.rename(jars())
 
 
 def _pom() -> str:

@@ -30,6 +30,7 @@ class RabbitMQ(Server):
     kind = "rabbitmq"
     usual_port = 5672
     patience = 60.0
+    packages = {"epmd": "erlang-base", "rabbitmqctl": "rabbitmq-server"}  # noqa: RUF012
 
     def __init__(self, folder: Path | None = None, *, port: int = 0, settings: Mapping[str, Any] | None = None) -> None:
         super().__init__(folder, port=port, settings=settings)
@@ -38,9 +39,8 @@ class RabbitMQ(Server):
     @classmethod
     def needs(cls) -> str | None:
         """What is missing."""
-        return (
-            None if _programs() and shutil.which("epmd") else "RabbitMQ is not installed: tidings dev install rabbitmq"
-        )
+        here = _programs() and shutil.which("epmd")
+        return None if here else "RabbitMQ is not installed: apt-get install rabbitmq-server"
 
     @property
     def url(self) -> str:

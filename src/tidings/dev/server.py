@@ -6,6 +6,7 @@ What differs from server to server is in a module each: how to find it, how to r
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
 import shutil
@@ -19,7 +20,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import IO, Any, ClassVar, Self
 
 from tidings.dev import leash
 from tidings.errors import BrokerError, ConfigError
@@ -59,6 +60,8 @@ class Server(ABC):
     """Seconds until it has to answer."""
     farewell: ClassVar[int] = signal.SIGTERM
     """The signal for an orderly end."""
+    packages: ClassVar[Mapping[str, str]] = {}
+    """Debian's packages that it needs, by a program that each of them brings."""
 
     def __init__(self, folder: Path | None = None, *, port: int = 0, settings: Mapping[str, Any] | None = None) -> None:
         self.port = port or free_port()
@@ -71,6 +74,13 @@ class Server(ABC):
     @abstractmethod
     def needs(cls) -> str | None:
         """What is missing on this machine, as a sentence with the line that installs it; None where it can start."""
+
+    @classmethod
+    def fetch(cls) -> None:
+        """Get what comes from elsewhere than from a package. Raises ConfigError where there is nothing to get."""
+        missing = cls.needs()
+        if missing is not None:
+            raise ConfigError(missing)
 
     @property
     @abstractmethod
@@ -184,16 +194,28 @@ class Server(ABC):
 
     def _spawn(self) -> None:
         """Start the leash, which starts the server; both in a session of their own, away from Ctrl-C."""
+        lock = self._lock()
         watched = [str(os.getpid()), str(int(self.farewell)), str(self.folder) if self.temporary else ""]
-        with self.log.open("ab") as log:
+        with lock, self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", leash.__file__, *watched, *self._command()],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 env={**os.environ, **self._environment()},
+                pass_fds=[lock.fileno()],
                 start_new_session=True,
             )
+
+    def _lock(self) -> IO[bytes]:
+        """The folder is this server's; the leash holds the lock, so that it is free when all processes are gone."""
+        lock = (self.folder / "server.lock").open("wb")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise BrokerError(f"Another server runs on {self.folder}: stop it, or take another folder.") from None
+        return lock
 
     def _wait(self) -> None:
         assert self._process is not None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import sys
 import time
-from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,6 +16,7 @@ from tidings.cli.output import counted, emit, plain, progress
 from tidings.cli.target import json_option, load_apps
 from tidings.testing.sim import sample
 from tidings.testing.sim.api import SimulationFailed, Tally, again, plan_of, run
+from tidings.testing.sim.crew import share_out
 from tidings.testing.sim.faults import KINDS, Faults
 from tidings.testing.sim.report import told
 from tidings.testing.sim.trial import Plan
@@ -25,6 +28,7 @@ from tidings.testing.sim.trial import Plan
 @click.option("--first", type=click.IntRange(0), default=0, help="The first seed.", show_default=True)
 @click.option("--faults", help=f"Only these kinds, with commas: {', '.join(KINDS)}; or none.")
 @click.option("--processes", type=click.IntRange(1, 8), default=2, show_default=True, help="Worker processes at once.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="So many seeds at a time.")
 @click.option("--replay", "token", metavar="TOKEN", help="Play one run again that has failed.")
 @json_option
 def simulate(target: str, token: str | None, as_json: bool, **given: Any) -> None:
@@ -35,26 +39,23 @@ def simulate(target: str, token: str | None, as_json: bool, **given: Any) -> Non
     slow, clocks that jump. Without a scenario, events are made up from their types. Exit code 1 where something was
     lost, doubled, made up or out of order: the report says what, the least that leads to it, and a token to replay it.
     """
-    plan = _plan(target, given["faults"], given["processes"])
+    make = partial(_plan, target, given["faults"], given["processes"])
+    plan = make()
     if token is not None:
         _replay(plan, token, as_json)
         return
     seeds = range(given["first"], given["first"] + given["seeds"])
     began = time.monotonic()
     try:
-        with progress("simulating", len(seeds)) as advance:
-            tally = run(plan, seeds, progress=_counting(advance))
+        with progress("simulating", len(seeds), quiet=as_json) as advance:
+            if given["workers"] > 1:
+                tally = share_out(make, seeds, workers=given["workers"], progress=advance)
+            else:
+                tally = run(plan, seeds, progress=lambda _: advance(1))
     except SimulationFailed as failed:
         _fail(failed, as_json)
     else:
         _say(tally, time.monotonic() - began, as_json)
-
-
-def _counting(advance: Callable[[int], None]) -> Callable[[Tally], None]:
-    def count(_: Tally) -> None:
-        advance(1)
-
-    return count
 
 
 def _plan(target: str, faults: str | None, processes: int) -> Plan:
@@ -68,6 +69,9 @@ def _plan(target: str, faults: str | None, processes: int) -> Plan:
 
 
 def _imported(module: str) -> Any:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError:

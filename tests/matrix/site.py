@@ -183,18 +183,21 @@ class Site:
 
     # -- processes
 
-    async def start(
-        self, *arguments: str, module: str | None = None, python: str = sys.executable, limits: Mapping[int, int] = {}
-    ) -> Worker:
-        """A worker process that is ready. `limits` are those of `resource.setrlimit`."""
-        worker = await self.launch(*arguments, module=module, python=python, limits=limits)
+    async def start(self, *arguments: str, **how: Any) -> Worker:
+        """A worker process that is ready. How is said as for `launch`."""
+        worker = await self.launch(*arguments, **how)
         await worker.ready()
         return worker
 
     async def launch(
-        self, *arguments: str, module: str | None = None, python: str = sys.executable, limits: Mapping[int, int] = {}
+        self,
+        *arguments: str,
+        module: str | None = None,
+        python: str = sys.executable,
+        limits: Mapping[int, int] = {},
+        variables: Mapping[str, str] = {},
     ) -> Worker:
-        """A worker process that is only just starting."""
+        """A worker process that is only just starting. `limits` are those of `resource.setrlimit`."""
         ours, theirs = socket.socketpair()
         log = self.folder / f"log-{len(self._workers)}"
         command = [python, "-m", "tidings", "run", f"{module or self._module}:app", "--log=json"]
@@ -206,7 +209,7 @@ class Site:
         with theirs, log.open("wb") as out:
             process = await asyncio.create_subprocess_exec(
                 *command, f"--lifeline={theirs.fileno()}", *arguments,
-                cwd=self.folder, env=environment(), stdout=out, stderr=out, pass_fds=[theirs.fileno()],
+                cwd=self.folder, env=environment() | variables, stdout=out, stderr=out, pass_fds=[theirs.fileno()],
                 preexec_fn=limit if limits else None,
             )  # fmt: skip
         self._workers.append(Worker(process, await asyncio.open_connection(sock=ours), log))

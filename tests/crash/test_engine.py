@@ -371,6 +371,20 @@ async def test_what_was_built_on_a_discarded_transaction_is_not_seen(broker: Sql
     await store.close()
 
 
+async def test_what_has_read_a_transaction_that_is_discarded_meanwhile_is_run_again(broker: SqliteBroker) -> None:
+    store = SqliteStore(broker.database, lambda: broker.writer)
+    await store.open()
+    rows = Table("rows", int)
+    first, second = store.begin(), store.begin()
+    first.put(rows, "row", 1)
+    assert store.finish(first)
+    second.put(rows, "row", await second.get(rows, "row", 0) + 1)
+    store.discard(first)
+    assert not store.finish(second)  # or the next one would build on it, be doomed as well, and so on for ever
+    assert await store.begin().get(rows, "row", 0) == 0
+    await store.close()
+
+
 @pytest.mark.parametrize("kind", ["thread", "transaction", "loop", "list"])
 async def test_a_worker_goes_on_after_it_was_taken_for_dead(app: App, kind: str) -> None:
     begun: list[int] = []

@@ -43,13 +43,14 @@ Resource = Callable[[Any], AbstractContextManager[Any]]
 class SqliteTx:
     """See Tx. `reads` are the stamps that must still hold, `writes` the encoded rows (None for a deleted one)."""
 
-    __slots__ = ("_store", "ended", "reads", "stamp", "writes")
+    __slots__ = ("_store", "ahead", "ended", "reads", "stamp", "writes")
 
     def __init__(self, store: SqliteStore) -> None:
         self._store = store
         self.reads: dict[Key, int] = {}
         self.writes: dict[Key, bytes | None] = {}
         self.stamp = 0
+        self.ahead = False  # whether it has read what is not yet committed
         self.ended = False
 
     async def get(self, table: Table[Any], key: str, default: Any = None) -> Any:
@@ -60,6 +61,7 @@ class SqliteTx:
             value = self.writes[at]
         else:
             value, stamp = self._store.look(at)
+            self.ahead = self.ahead or self._store.is_ahead(at)
             self.reads.setdefault(at, stamp)
         return default if value is None else msgspec.msgpack.decode(value, type=table.type)
 
@@ -288,10 +290,14 @@ class SqliteStore:
             raise named(error, self.database.path) from error
         return (None, ABSENT) if row is None else row
 
+    def is_ahead(self, at: Key) -> bool:
+        """Whether a row was written by a transaction that is not yet committed."""
+        return at in self._ahead
+
     def finish(self, tx: Any) -> bool:
-        """See Store.finish."""
+        """See Store.finish. One that has read what was discarded meanwhile must not doom the next ones in its turn."""
         for at, stamp in tx.reads.items():
-            if at in self._ahead and self.look(at)[1] != stamp:
+            if (tx.ahead or at in self._ahead) and self.look(at)[1] != stamp:
                 return False
         tx.ended = True
         if tx.writes:

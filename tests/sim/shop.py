@@ -5,7 +5,7 @@ import sqlite3
 from collections import Counter
 
 from tidings import App, Event, Tx
-from tidings.testing.sim import Simulation
+from tidings.testing.sim import Simulation, invariant, simulate
 
 
 class Placed(Event, name="order.placed", key="order_id"):
@@ -60,6 +60,7 @@ async def flow(simulation: Simulation) -> None:
     await simulation.sleep(simulation.random.choice((0.0, 1.0, 2.0)))
 
 
+@invariant()
 async def each_took_effect_once(simulation: Simulation) -> None:
     """Every service has done everything once, in the order of each key; what was given up is a dead letter."""
     if simulation.dead():
@@ -72,3 +73,6 @@ async def each_took_effect_once(simulation: Simulation) -> None:
     assert Counter(closed) == Counter((order, n) for order, numbers in wanted.items() for n in numbers), "closed"
     for order, numbers in wanted.items():
         assert [n for of, n in closed if of == order] == numbers, f"the order in which {order} was closed"
+
+
+day = simulate(*apps, tables=TABLES)(flow)

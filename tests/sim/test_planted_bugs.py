@@ -10,17 +10,19 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.sim import shop
+from tests.sim import contested, shop
 from tidings.broker import Delivery
 from tidings.brokers import sqlite
 from tidings.brokers.sqlite import SqliteBroker
+from tidings.desk import Outcome
 from tidings.embedded import group as groups
 from tidings.embedded import membership
 from tidings.embedded.feed import Feed
 from tidings.embedded.group import Group
 from tidings.embedded.writer import Writer
 from tidings.errors import Closed, Conflict, Fenced, StorageError
-from tidings.lane import Lane, Outcome
+from tidings.inline import LoopLane
+from tidings.lane import Lane
 from tidings.stores.sqlite import SqliteScope, SqliteUnit
 from tidings.testing.sim.node import SimClock, SimWriter
 from tidings.testing.sim.shrink import shrunk
@@ -28,7 +30,7 @@ from tidings.testing.sim.trial import Invariant, Plan, Stage
 from tidings.turns import Turns
 from tidings.worker import Worker
 
-PLAN = Plan(shop.apps, shop.flow, [Invariant(shop.each_took_effect_once, "settle")], tables=shop.TABLES)
+SHOP = Plan(shop.apps, shop.flow, [Invariant(shop.each_took_effect_once, "settle")], tables=shop.TABLES)
 Patch = pytest.MonkeyPatch
 
 
@@ -36,15 +38,16 @@ class Bug(NamedTuple):
     """What is planted, and within how many seeds it must be found."""
 
     plant: Callable[[Patch], None]
-    seeds: int = 40
+    seeds: int
+    plan: Plan
 
 
 BUGS: dict[str, Bug] = {}
 
 
-def bug(seeds: int = 40) -> Callable[[Callable[[Patch], None]], Callable[[Patch], None]]:
+def bug(seeds: int = 40, plan: Plan = SHOP) -> Callable[[Callable[[Patch], None]], Callable[[Patch], None]]:
     def add(plant: Callable[[Patch], None]) -> Callable[[Patch], None]:
-        BUGS[plant.__name__] = Bug(plant, seeds)
+        BUGS[plant.__name__] = Bug(plant, seeds, plan)
         return plant
 
     return add
@@ -157,6 +160,22 @@ def later_ones_pass_one_that_is_tried_again(patch: Patch) -> None:
     patch.setattr(groups, "_behind", lambda loans, key, pos: [])
     patch.setattr(groups, "HOLD_LATER", "UPDATE tidings_ack SET state = state WHERE feed = ? AND key = ? AND pos > ?")
     patch.setattr(Group, "nack", nack)
+
+
+@bug(plan=contested.PLAN)
+def what_came_before_an_event_that_was_handed_back_goes_before_the_next_one(patch: Patch) -> None:
+    async def failed(self: Lane, delivery: Delivery, error: BaseException) -> None:
+        await handed_back(self, delivery, error)
+        left[self] = self.behind
+
+    async def try_again(self: LoopLane, delivery: Delivery, error: BaseException | None) -> None:
+        await genuine(self, delivery, error)
+        self.behind = left.pop(self, self.behind)
+
+    left: dict[Lane, int] = {}
+    handed_back, genuine = Lane.failed, LoopLane._try_again
+    patch.setattr(Lane, "failed", failed)
+    patch.setattr(LoopLane, "_try_again", try_again)
 
 
 # -- positions
@@ -293,10 +312,17 @@ def a_wake_up_is_lost(patch: Patch) -> None:
 
 
 @pytest.fixture(scope="module")
-def stage() -> Iterator[Stage]:
-    stage = Stage(PLAN)
+def stages() -> Iterator[Callable[[Plan], Stage]]:
+    opened: dict[int, Stage] = {}
+
+    def stage(plan: Plan) -> Stage:
+        if id(plan) not in opened:
+            opened[id(plan)] = Stage(plan)
+        return opened[id(plan)]
+
     yield stage
-    stage.close()
+    for each in opened.values():
+        each.close()
 
 
 COUNTS: dict[str, int] = {}
@@ -304,8 +330,9 @@ COUNTS: dict[str, int] = {}
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("name", BUGS)
-def test_a_planted_bug_is_found(name: str, stage: Stage, monkeypatch: Patch) -> None:
+def test_a_planted_bug_is_found(name: str, stages: Callable[[Plan], Stage], monkeypatch: Patch) -> None:
     planted = BUGS[name]
+    stage = stages(planted.plan)
     planted.plant(monkeypatch)
     for seed in range(planted.seeds):
         outcome = stage.play(seed)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from tidings import dead, failpoint
+from tidings.app import App
 from tidings.broker import Record
 from tidings.codec import Reader
 from tidings.embedded import agenda
@@ -107,6 +108,11 @@ class Simulation(World):
     def dead(self, handler: str | None = None) -> list[Record]:
         """The dead letters of a handler, by its full name, or of all."""
         return [letter for name in ([handler] if handler else self.groups) for letter in self.log(dead.topic_of(name))]
+
+    @property
+    def client(self) -> App:
+        """An app in a process that nothing happens to: for `client.transaction()`, as another service would write."""
+        return self._speaker.apps[-1]
 
     @property
     def random(self) -> Any:

@@ -2,13 +2,14 @@
 
 PYTHON ?= python3
 RUNS   ?= 1
+SEEDS  ?= 10000
 ARGS   ?=
 
 BIN   := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo servers test check crash reliability bench clean
+.PHONY: help setup demo servers test check crash simulate reliability bench clean
 
 help:  ## say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +35,12 @@ check: $(READY)  ## lint, format, types
 
 crash: $(READY)  ## kill -9 in the middle of the work, RUNS=1 times, and count what was lost or doubled
 	$(BIN)/python -m tests.crash --runs $(RUNS) $(ARGS)
+
+CORES = $(shell getconf _NPROCESSORS_ONLN)
+
+simulate: $(READY)  ## the engine in SEEDS=10000 simulated worlds of each flow of tests/sim, on all cores
+	$(BIN)/tidings simulate tests.sim.shop:day --seeds $(SEEDS) --workers $(CORES) $(ARGS)
+	$(BIN)/tidings simulate tests.sim.contested:day --seeds $(SEEDS) --workers $(CORES) $(ARGS)
 
 reliability: $(READY)  ## the fault matrix; writes docs/reliability.md
 	$(BIN)/python -m tests.matrix --write docs/reliability.md $(ARGS)

@@ -14,7 +14,8 @@ from tidings.testing.sim.report import replay, token
 from tidings.testing.sim.trial import Invariant, Plan, Stage
 
 ROOT = Path(__file__).parents[2]
-SEEDS = int(os.environ.get("SEEDS", "150"))
+SEEDS = 500 if os.environ.get("CI") else 150
+"""`make simulate` plays ten thousand."""
 PLAN = Plan(shop.apps, shop.flow, [Invariant(shop.each_took_effect_once, "settle")], tables=shop.TABLES)
 PRINT = """
 from tests.sim.test_runs import PLAN

@@ -8,7 +8,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src"
 LAYERS = [
-    {"errors", "message", "broker", "link", "store", "clock", "failpoint", "binding"},  # words and ports
+    {"errors", "message", "broker", "link", "store", "clock", "failpoint", "binding", "roster"},  # words and ports
     {"codec", "schema"},  # wire
     {
         "handler",
@@ -46,6 +46,8 @@ MAY_IMPORT = (
     | {pattern: UPTO[2] | {pattern} for pattern in LAYERS[3]}
     | {"connect": UPTO[4] | {"brokers", "stores", "embedded", "pg"}}
     | {"brokers": UPTO[0], "stores": UPTO[0], "embedded": UPTO[0] | {"embedded"}}
+    | {"kafka": UPTO[0] | {"kafka"}, "brokers.kafka": UPTO[0] | {"kafka"}}
+    | {"redis": UPTO[0] | {"redis"}, "brokers.redis": UPTO[0] | {"redis"}}
     | {"jetstream": UPTO[0] | {"jetstream"}, "brokers.nats": UPTO[0] | {"jetstream"}}
     | dict.fromkeys(["brokers.sqlite", "stores.sqlite"], UPTO[0] | {"embedded"})
     | dict.fromkeys(["pg", "brokers.postgres", "stores.postgres"], UPTO[0] | {"pg", "embedded"})

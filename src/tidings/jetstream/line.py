@@ -20,12 +20,13 @@ from tidings.errors import BrokerError, Closed, Fenced
 from tidings.jetstream import content
 from tidings.jetstream.connection import Connection
 from tidings.jetstream.cursor import Cursor, State, decode, given_back
-from tidings.jetstream.group import Life, Seen, Sight, look, share
+from tidings.jetstream.group import Seen, Sight, look
 from tidings.jetstream.naming import Place, Topic
 from tidings.jetstream.part import Part
 from tidings.jetstream.reader import Message
 from tidings.jetstream.server import DEADLINE, WRONG_REVISION, Latest, Refused, acked, call
 from tidings.jetstream.wire import Lost, Question
+from tidings.roster import Life, share
 
 log = logging.getLogger("tidings")
 

@@ -7,8 +7,9 @@ A name becomes one token: letters, digits, `-` and `_` stay, a dot becomes `=`, 
 from __future__ import annotations
 
 import string
-import zlib
 from typing import NamedTuple
+
+from tidings.roster import part_of
 
 PLAIN = frozenset((string.ascii_letters + string.digits + "-_").encode())
 
@@ -16,11 +17,6 @@ PLAIN = frozenset((string.ascii_letters + string.digits + "-_").encode())
 def token(name: str) -> str:
     """A name as one token of a subject, which no other name has."""
     return "".join(chr(b) if b in PLAIN else "=" if b == 46 else f"~{b:02X}" for b in name.encode())
-
-
-def part_of(key: str | None, id: str, parts: int) -> int:
-    """Which part holds a key: CRC-32 (that of zlib) of its UTF-8, modulo the parts. Without a key, that of the id."""
-    return zlib.crc32((id if key is None else key).encode()) % parts
 
 
 class Topic(NamedTuple):

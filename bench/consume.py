@@ -27,7 +27,7 @@ from tidings.worker import Worker
 EVENTS = 100_000
 SQL_EVENTS = 10_000
 TOGETHER = 100
-LOOK = 0.002
+LOOK = 0.01
 PATIENCE = 60.0
 MOVE = "UPDATE customers SET total = total + ? WHERE name = ?"
 

@@ -34,7 +34,7 @@ from tidings.turns import Turns
 
 log = logging.getLogger("tidings")
 
-MOST = 512
+MOST = 1024
 LEAST = 2
 SLOW = 1.0
 FETCH_WAIT = 5.0

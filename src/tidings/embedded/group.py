@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 from tidings import failpoint
@@ -308,8 +310,7 @@ class Group:
             if len(settling.acked) >= len(feed.lent):
                 feed.lent = {pos: loan for pos, loan in feed.lent.items() if pos not in settling.acked}
             else:
-                for pos in settling.acked:
-                    feed.lent.pop(pos, None)
+                deque(map(feed.lent.pop, settling.acked, repeat(None)), maxlen=0)
             if settling.mark >= feed.done_to:
                 feed.done_to = 0
             gone = {key for pos, key in settling.retried.items() if feed.out.pop(pos, None) is not None}

@@ -17,5 +17,6 @@ def empty_database(postgres_server: Postgres) -> Iterator[str]:
     name = f"test_{next(NUMBERS)}"
     with psycopg.connect(postgres_server.url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
-        yield postgres_server.url.rpartition("/")[0] + f"/{name}"
+    yield postgres_server.url.rpartition("/")[0] + f"/{name}"
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:  # the server may have been killed
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -337,7 +337,6 @@ class View:
 
     def __init__(self, broker: PostgresBroker, cursors: dict[str, int]) -> None:
         self.wake = asyncio.Event()
-        self.waiting = False
         self.topics = {broker.topics[name] for name in cursors}
         self._broker = broker
         self._cursors = cursors
@@ -359,10 +358,9 @@ class View:
                     self._cursors[name] = rows[-1][0]
                     return self._broker.deliveries(name, rows)
             left = deadline - self._broker.clock.monotonic()
-            self.waiting = left > 0
-            if not self.waiting or not await self._broker.clock.wait(self.wake, left):
+            if left <= 0:
                 return []
-            self.waiting = False
+            await self._broker.clock.wait(self.wake, min(left, lending.LOOK))
 
     async def ack(self, deliveries: Sequence[Delivery], tx: Unit | None = None) -> None:
         """Nothing to do."""

@@ -168,8 +168,11 @@ class Database:
 
     # -- connecting
 
-    def connect(self) -> Connection:
-        """A new connection with the settings that the promises need. Raises a StorageError that says what to do."""
+    def connect(self, *, durable: bool = True) -> Connection:
+        """A new connection with the settings that the promises need. Raises a StorageError that says what to do.
+
+        Where it only marks and reads (not `durable`), nothing of it needs to wait for the disk.
+        """
         self._may_try()
         try:
             connection = Connection.connect(self._conninfo(), autocommit=True, cursor_factory=Cursor)
@@ -177,7 +180,7 @@ class Database:
             raise self._failed(refused(error, self.name)) from error
         try:
             packed.register(connection)
-            found = connection.run(SETTLED, self._settings(durable=self.durable)).fetchone()
+            found = connection.run(SETTLED, self._settings(durable=durable and self.durable)).fetchone()
             self._check(found or ())
         except psycopg.Error as error:
             connection.close()
@@ -189,16 +192,15 @@ class Database:
         connection.clock = self.clock
         return connection
 
-    async def connect_async(self, *, durable: bool = True) -> psycopg.AsyncConnection[Row]:
-        """The same for the event loop. Where it only marks and reads, nothing of it needs to wait for the disk."""
+    async def connect_async(self) -> psycopg.AsyncConnection[Row]:
+        """One for the event loop, not durable."""
         self._may_try()
         try:
             connection = await psycopg.AsyncConnection.connect(self._conninfo(), autocommit=True)
         except psycopg.Error as error:
             raise self._failed(refused(error, self.name)) from error
         try:
-            settings = self._settings(durable=durable and self.durable)
-            cursor = await connection.execute(SETTLED, settings, binary=True)
+            cursor = await connection.execute(SETTLED, self._settings(durable=False), binary=True)
             self._check(await cursor.fetchone() or ())
         except psycopg.Error as error:
             await connection.close()
@@ -260,8 +262,8 @@ class Database:
                 self._prepare(connection)
         except errors.InsufficientPrivilege as error:
             raise StorageReadOnly(
-                f"{self.name}: {_words(error)}. The first start creates the schema `tidings`: "
-                "GRANT CREATE ON DATABASE to this user, or let an owner start once and grant its tables."
+                f"{self.name}: {_words(error)}. The first start creates the schema `tidings`: GRANT CREATE ON DATABASE "
+                "to this user; or let an owner start once, and grant USAGE on schema tidings and all on its tables."
             ) from error
         except psycopg.Error as error:
             raise named(error, self.name) from error

@@ -26,7 +26,7 @@ from tidings.embedded.membership import DONE, HELD, RETRY, SUSPECT
 from tidings.errors import Closed, Fenced, StorageError
 from tidings.pg import lending, membership
 from tidings.pg.database import Connection, Row
-from tidings.pg.lending import Host, Mine, Outlook, Settling, behind, encoded, fence
+from tidings.pg.lending import LOOK, Host, Mine, Outlook, Settling, behind, encoded, fence
 from tidings.pg.schema import PARTS
 from tidings.pg.writer import Statement, Step
 from tidings.store import Unit
@@ -55,7 +55,6 @@ class Group:
         self.stale = True  # whether the membership may have changed
         self.unsure = False  # whether to look at the exceptions again, whatever is known of them
         self.wake = asyncio.Event()
-        self.waiting = False  # whether a fetch waits for more
         self.topics = self.feeds.keys()
         self._broker = broker
         self._mine = Mine([])
@@ -86,9 +85,7 @@ class Group:
             left = deadline - self._broker.clock.monotonic()
             if left <= 0:
                 return []
-            self.waiting = True
-            await self._broker.clock.wait(self.wake, min(left, self._until_due()))
-            self.waiting = False
+            await self._broker.clock.wait(self.wake, min(left, LOOK, self._until_due()))
 
     def _check(self) -> None:
         if self._closed:

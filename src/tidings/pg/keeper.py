@@ -1,7 +1,7 @@
-"""The housekeeping of a process, and its ear: one connection that listens, and looks for itself every half second.
+"""The housekeeping of a process, and its ear: one connection that listens, and asks every half second what is to do.
 
-NOTIFY is only a hint. Each look asks the server what has grown, who is dead and what is due, within a deadline: so a
-connection that died without a word is found out at once and made anew, and nobody waits longer than a look meanwhile.
+NOTIFY is only a hint: whoever waits for records looks for itself every second. A connection that died without a word is
+found out by the next question on it, and made anew.
 """
 
 from __future__ import annotations
@@ -32,8 +32,6 @@ SURE_EVERY = 10.0
 RETENTION_EVERY = 60.0
 CHUNK = 1000
 
-HEADS = """SELECT t.id, (SELECT max(pos) FROM tidings.log l WHERE l.topic = t.id)
-    FROM unnest(%s::int[]) t(id)"""
 TOPICS = "SELECT id, keep_seconds, keep_count FROM tidings.topic"
 FORGET_PASSED = """DELETE FROM tidings.ack a USING tidings.position p
     WHERE a.state = 0 AND p.feed = a.feed AND p.part = a.part AND a.pos <= p.pos"""
@@ -58,7 +56,6 @@ class Kept(Protocol):
     process: Process
     writer: Writer
     groups: Any
-    views: Any
 
     def heard(self, topics: Any = None) -> None:
         """Wake those who wait for these topics."""
@@ -73,7 +70,6 @@ class Keeper:
         self._broker = broker
         self._connection: psycopg.AsyncConnection[Row] | None = None
         self._members: Any = None
-        self._heads: dict[int, int] = {}
         self._beat = self._sure = self._retained = float("-inf")
         self._warned = False
         self._chore: asyncio.Task[None] | None = None
@@ -167,14 +163,12 @@ class Keeper:
         if broker.writer.broken is not None:
             raise broker.writer.broken
         if self._connection is None:
-            self._connection = await broker.database.connect_async(durable=False)
+            self._connection = await broker.database.connect_async()
             await self._ask("LISTEN tidings")
-            self._heads = {}
         now = broker.clock.monotonic()
         if broker.groups and now - self._beat > broker.lease / 3:
             await self._ask(membership.HEARTBEAT, (float(broker.lease), broker.process.name))
             self._beat = now
-        await self._see_growth()
         await self._see_members()
         due = await self._next_due()
         if now - self._sure > SURE_EVERY:
@@ -186,16 +180,6 @@ class Keeper:
             self._retained = now
             await self._retain()
         return due
-
-    async def _see_growth(self) -> None:
-        topics = sorted({topic for reader in [*self._broker.groups, *self._broker.views] for topic in reader.topics})
-        if not topics:
-            return
-        heads = {topic: head or 0 for topic, head in await self._ask(HEADS, (topics,))}
-        grown = [topic for topic, head in heads.items() if self._heads.get(topic, -1) != head]
-        self._heads = heads
-        if grown:
-            self._broker.heard(grown)
 
     async def _see_members(self) -> None:
         broker = self._broker

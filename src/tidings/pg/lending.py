@@ -16,17 +16,23 @@ from tidings.errors import Fenced
 from tidings.pg.database import Connection, Row
 from tidings.pg.writer import Step
 
+LOOK = 1.0
+"""Seconds after which whoever waits looks for itself, told or not."""
 READ = 8 << 20
 """Bytes of bodies that are read at a time, and one more body."""
 COLUMNS = "pos, part, id, type, key, time, headers, body"
-PAGE = f"""SELECT {{columns}} FROM (SELECT {COLUMNS}, sum(length(body)) OVER (ORDER BY pos) - length(body) AS before
-        FROM (SELECT {COLUMNS} FROM tidings.log WHERE topic = %(topic)s AND pos > %(after)s{{parts}}
-            ORDER BY pos LIMIT %(limit)s) p) q WHERE before < {READ}"""
-LOOK_ON = f"{PAGE.format(columns=COLUMNS, parts='')} ORDER BY pos"
-LEND = f"""WITH page AS MATERIALIZED ({PAGE.format(columns=COLUMNS, parts="{parts}")}),
-    noted AS (UPDATE tidings.cursor SET pos = (SELECT max(pos) FROM page)
-        WHERE member = %(member)s AND feed = %(feed)s AND EXISTS (SELECT FROM page) RETURNING pos)
-    SELECT {COLUMNS} FROM page WHERE EXISTS (SELECT FROM noted) ORDER BY pos"""
+PAGE = f"""SELECT max(pos) AS last FROM (
+        SELECT pos, sum(size) OVER (ORDER BY pos ROWS UNBOUNDED PRECEDING) - size AS before
+        FROM (SELECT pos, length(body) AS size FROM tidings.log
+            WHERE topic = %(topic)s AND pos > %(after)s{{parts}} ORDER BY pos LIMIT %(limit)s) p) q
+    WHERE before < {READ}"""
+ROWS = f"""SELECT {COLUMNS} FROM tidings.log
+    WHERE topic = %(topic)s AND pos > %(after)s{{parts}} AND pos <= ({{last}}) ORDER BY pos"""
+"""Where a page ends is found among sizes alone: to carry whole rows through that took twice as long."""
+LOOK_ON = ROWS.format(parts="", last=PAGE.format(parts=""))
+LEND = f"""WITH noted AS (UPDATE tidings.cursor c SET pos = m.last FROM ({PAGE}) m
+        WHERE c.member = %(member)s AND c.feed = %(feed)s AND m.last IS NOT NULL RETURNING c.pos)
+    {ROWS.format(parts="{parts}", last="SELECT pos FROM noted")}"""
 LEND_ALL, LEND_SOME = LEND.format(parts=""), LEND.format(parts=" AND part = ANY(%(parts)s)")
 NOW = "extract(epoch FROM clock_timestamp())::float8"
 

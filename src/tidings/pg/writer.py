@@ -1,9 +1,9 @@
 """Group commit: one thread a process takes whatever queued during the last commit and commits it at once.
 
 Records, and acknowledgements that are one statement, share a transaction; a unit that runs a handler or locks rows has
-one of its own, so that no other can fail or deadlock with it. An append whose connection was lost is tried again until
-its time is over: ids make that safe. A unit whose connection was lost while it committed is asked for by its
-transaction's id: what has happened is never done twice, nor said not to have.
+one of its own, so that no other can fail or deadlock with it. What shares one is tried again where its connection was
+lost, until its time is over: ids and positions make that safe. A unit whose connection was lost while it committed is
+asked for by its transaction's id: what has happened is never done twice, nor said not to have.
 """
 
 from __future__ import annotations
@@ -68,6 +68,9 @@ class Job(msgspec.Struct):
     result: Any = None
     error: BaseException | None = None
 
+    begun: bool = False
+    """Whether its transaction was begun: until then nothing can have come of it."""
+
     @property
     def alone(self) -> bool:
         """Whether it needs a transaction of its own."""
@@ -85,7 +88,7 @@ class Writer:
         self._grown = grown
         self._loop = asyncio.get_running_loop()
         self._pending: list[Job] = []
-        self._appends: deque[Job] = deque()
+        self._expected: deque[Job] = deque()
         self._queue: queue.SimpleQueue[list[Job] | None] = queue.SimpleQueue()
         self._waiting: deque[Job] = deque()  # the thread's
         self._topics: set[int] = set()  # the thread's: those that have grown since others were told
@@ -103,9 +106,7 @@ class Writer:
 
     def append(self, entries: Sequence[records.Entry]) -> asyncio.Future[Any]:
         """Append to the log; done when that is durable."""
-        future = self._submit(entries, None)
-        self._appends.append(self._pending[-1])
-        return future
+        return self._submit(entries, None)
 
     def run(self, step: Step) -> asyncio.Future[Any]:
         """Run `step(connection)` in a transaction; done, with its result, when that is durable."""
@@ -117,7 +118,10 @@ class Writer:
         future: asyncio.Future[Any] = self._loop.create_future()
         if not self._pending:
             self._loop.call_soon(self._flush)
-        self._pending.append(Job(future, self._database.clock.monotonic(), entries, step))
+        job = Job(future, self._database.clock.monotonic(), entries, step)
+        self._pending.append(job)
+        if not job.alone:
+            self._expected.append(job)
         return future
 
     def _flush(self) -> None:
@@ -131,13 +135,13 @@ class Writer:
             self.watch()
 
     def watch(self) -> None:
-        """Fail appends that have waited for too long, and cut a connection whose server does not answer.
+        """Fail what has waited for too long and may be done again, and cut a connection whose server does not answer.
 
-        Steps are not given up: their outcome has to be known.
+        Units are not given up: their outcome has to be known.
         """
         now = self._database.clock.monotonic()
-        while self._appends and (self._appends[0].future.done() or now - self._appends[0].since > BUSY_WAIT):
-            job = self._appends.popleft()
+        while self._expected and (self._expected[0].future.done() or now - self._expected[0].since > BUSY_WAIT):
+            job = self._expected.popleft()
             if not job.future.done():
                 job.future.set_exception(
                     StorageBusy(f"{self._database.name} did not take it within {BUSY_WAIT:g} s; try again.")
@@ -206,7 +210,8 @@ class Writer:
             block = False
 
     def _work(self, jobs: Sequence[Job]) -> None:
-        """Commit these jobs; each has its result or its error then. Appends that found no server are kept."""
+        """Commit these jobs; each has its result or its error then."""
+        known = self._connection is not None
         try:
             if self._broken:
                 raise self._broken
@@ -221,19 +226,21 @@ class Writer:
         except StorageError as problem:
             self._unmade(jobs, problem)
         except psycopg.Error as error:
-            if self._drop(error):
-                self._unmade(jobs, named(error, self._database.name))
-            else:
+            if not self._drop(error):
                 self._singly(jobs, named(error, self._database.name) if jobs[0].step else error)
+            elif known and not jobs[0].begun:
+                self._work(jobs)  # it may have been lost long ago, and the server be up again
+            else:
+                self._unmade(jobs, named(error, self._database.name))
         except BaseException as error:  # noqa: BLE001 - a thread that died would leave every publisher waiting
             self._drop(error)
             self._singly(jobs, error)
 
     def _unmade(self, jobs: Sequence[Job], problem: StorageError) -> None:
-        """There is no connection: nothing of this was kept that anybody was told of. Appends are tried again."""
+        """There is no connection. What may be done twice is tried again until its time is over."""
         if isinstance(problem, StorageBroken):
             self._broken = problem
-        kept = [job for job in jobs if job.step is None and not job.future.done()]
+        kept = [job for job in jobs if not job.alone and not job.future.done()]
         if self._last or self._broken:
             kept = []
         self._fail([job for job in jobs if job not in kept], problem)
@@ -303,6 +310,7 @@ class Writer:
         (job,) = jobs
         assert job.step is not None
         cursor = connection.execute(BEGIN)
+        job.begun = True
         cursor.nextset()
         (xid,) = cursor.fetchone() or ("",)
         connection.appended.clear()

@@ -1,0 +1,238 @@
+"""PostgreSQL as the broker's server: what goes wrong with it, and what holds all the same."""
+
+import asyncio
+import contextlib
+import itertools
+import random
+import threading
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+
+import psycopg
+import pytest
+
+from tidings.broker import Delivery, Record, Subscription
+from tidings.brokers.postgres import PostgresBroker
+from tidings.clock import Clock
+from tidings.errors import PublishFailed
+from tidings.pg import log
+from tidings.pg.database import Connection, Database
+
+TOPIC, GROUP = "t", "g"
+PATIENCE = 20.0
+
+
+@contextlib.asynccontextmanager
+async def opened(url: str, lease: float = 30.0) -> AsyncGenerator[PostgresBroker]:
+    broker = PostgresBroker(Database(url, Clock(), idle=lease), Clock(), lease=lease)
+    await broker.open()
+    try:
+        yield broker
+    finally:
+        await broker.close()
+
+
+@pytest.fixture
+async def broker(empty_database: str) -> AsyncIterator[PostgresBroker]:
+    async with opened(empty_database) as broker:
+        yield broker
+
+
+@contextlib.contextmanager
+def looking(url: str) -> Iterator[psycopg.Connection]:
+    """From outside, as an administrator."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        yield connection
+
+
+def record(id: str, key: str | None = "k") -> Record:
+    return Record(TOPIC, b"{}", key, "t", id, 1_767_225_600.0)
+
+
+async def take(group: Subscription, count: int) -> list[Delivery]:
+    taken: list[Delivery] = []
+    async with asyncio.timeout(PATIENCE):
+        while len(taken) < count:
+            lent = await group.fetch(1000, 1.0)
+            await group.ack(lent)
+            taken += lent
+    return taken
+
+
+def ids(deliveries: Sequence[Delivery]) -> list[str]:
+    return [delivery.record.id for delivery in deliveries]
+
+
+# -- positions become visible in their order
+
+
+class LateWriter(threading.Thread):
+    """Appends, and takes its time until it commits."""
+
+    def __init__(self, url: str, topic: int, number: int, commits: int, each: int) -> None:
+        super().__init__(daemon=True)
+        self.url, self.topic, self.number, self.commits, self.each = url, topic, number, commits, each
+
+    def run(self) -> None:
+        chance = random.Random(self.number)
+        connection = Database(self.url, Clock(), durable=False).connect()
+        try:
+            for turn in range(self.commits):
+                with connection.transaction():
+                    log.append(connection, [self.entry(turn, index) for index in range(self.each)], ())
+                    connection.execute("SELECT pg_sleep(%s)", (chance.choice((0, 0, 0.002, 0.01)),))
+        finally:
+            connection.close()
+
+    def entry(self, turn: int, index: int) -> log.Entry:
+        return self.topic, self.number, f"{self.number}-{turn:05}-{index:03}", "t", b"k", 0.0, "{}", b""
+
+
+async def skipped(broker: PostgresBroker, url: str, commits: int, each: int) -> int:
+    """How many of the records of eight writers, who commit late, a group never gets that reads meanwhile."""
+    await broker.declare(TOPIC, [GROUP])
+    group = await broker.subscribe([TOPIC], GROUP)
+    writers = [LateWriter(url, broker.topics[TOPIC], number, commits, each) for number in range(8)]
+    for writer in writers:
+        writer.start()
+    seen: list[str] = []
+    quiet = 0
+    while quiet < 2:
+        lent = await group.fetch(500, 0.5)
+        await group.ack(lent)
+        seen += ids(lent)
+        quiet = 0 if lent or any(writer.is_alive() for writer in writers) else quiet + 1
+    for number in range(8):
+        mine = [id for id in seen if id.startswith(f"{number}-")]
+        assert mine == sorted(mine)
+    assert len(seen) == len(set(seen))
+    return 8 * commits * each - len(seen)
+
+
+async def test_no_reader_passes_a_record_that_is_committed_later(broker: PostgresBroker, empty_database: str) -> None:
+    assert await skipped(broker, empty_database, commits=40, each=5) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+async def test_no_reader_passes_one_of_100_000_records(broker: PostgresBroker, empty_database: str) -> None:
+    assert await skipped(broker, empty_database, commits=625, each=20) == 0
+
+
+async def race(broker: PostgresBroker, url: str) -> list[str]:
+    """What a group gets when a second writer would like to commit between the append and the commit of a first one."""
+    await broker.declare(TOPIC, [GROUP])
+    group = await broker.subscribe([TOPIC], GROUP)
+    first, second = (Database(url, Clock()).connect() for _ in range(2))
+
+    def write(connection: Connection, id: str) -> None:
+        log.append(connection, [(broker.topics[TOPIC], 0, id, "t", None, 0.0, "{}", b"")], ())
+
+    def overtake() -> None:
+        with second.transaction():
+            write(second, "second")
+
+    with contextlib.closing(first), contextlib.closing(second):
+        with first.transaction():
+            write(first, "first")
+            overtaking = asyncio.create_task(asyncio.to_thread(overtake))
+            seen = ids(await settled(group, 0.5))
+        await overtaking
+        return seen + ids(await settled(group, 0.5))
+
+
+async def settled(group: Subscription, wait: float) -> Sequence[Delivery]:
+    lent = await group.fetch(10, wait)
+    await group.ack(lent)
+    return lent
+
+
+async def test_who_appends_waits_for_the_commit_of_who_was_first(broker: PostgresBroker, empty_database: str) -> None:
+    assert await race(broker, empty_database) == ["first", "second"]
+
+
+async def test_without_the_lock_a_record_would_be_passed(
+    broker: PostgresBroker, empty_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "LOCK", "SELECT %s::int")
+    assert await race(broker, empty_database) == ["second"]
+
+
+# -- connections that are lost
+
+
+def end_sessions(url: str) -> int:
+    """Terminate the backends of all members and publishers."""
+    with looking(url) as connection:
+        ended = connection.execute(
+            """SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+            WHERE datname = current_database() AND application_name = 'tidings'"""
+        ).fetchone()
+    return int(ended[0]) if ended else 0
+
+
+async def test_a_listener_that_was_ended_is_made_anew(empty_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(empty_database) as one, opened(empty_database) as other:
+        group = await one.subscribe([TOPIC], GROUP)
+        for turn in range(3):
+            waiting = asyncio.create_task(take(group, 1))
+            await asyncio.sleep(0.05)
+            assert end_sessions(empty_database) >= 2
+            await other.publish([record(f"r{turn}")])
+            assert ids(await waiting) == [f"r{turn}"]
+        await heard_again(one, other, monkeypatch)
+
+
+async def heard_again(one: PostgresBroker, other: PostgresBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until hints come again: sooner than anybody looks."""
+    async with asyncio.timeout(PATIENCE):
+        heard = asyncio.Event()
+        monkeypatch.setattr(one, "heard", lambda topics=None: heard.set())
+        for number in itertools.count():
+            await other.publish([record(f"again-{number}")])
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.5):
+                    await heard.wait()
+                    return
+
+
+async def test_records_come_without_any_hint(broker: PostgresBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broker, "heard", lambda topics=None: None)
+    broker.writer._grown = lambda topics: None
+    group = await broker.subscribe([TOPIC], GROUP)
+    waiting = asyncio.create_task(take(group, 1))
+    await asyncio.sleep(0.1)
+    await broker.publish([record("r1")])
+    began = time.monotonic()
+    assert ids(await waiting) == ["r1"]
+    assert time.monotonic() - began < 5.0
+
+
+async def test_another_process_is_told_at_once(empty_database: str) -> None:
+    async with opened(empty_database) as one, opened(empty_database) as other:
+        group = await one.subscribe([TOPIC], GROUP)
+        latencies = []
+        for turn in range(20):
+            waiting = asyncio.create_task(take(group, 1))
+            await asyncio.sleep(0.02)
+            began = time.monotonic()
+            await other.publish([record(f"r{turn}")])
+            await waiting
+            latencies.append(time.monotonic() - began)
+        assert sorted(latencies)[10] < 0.5, "half of them came sooner than by looking"
+
+
+async def test_publishers_and_members_outlive_the_end_of_their_sessions(
+    broker: PostgresBroker, empty_database: str
+) -> None:
+    group = await broker.subscribe([TOPIC], GROUP)
+    taking = asyncio.create_task(take(group, 50))
+    for number in range(50):
+        if number % 10 == 5:
+            end_sessions(empty_database)
+        with contextlib.suppress(PublishFailed):
+            await broker.publish([record(f"r{number:02}")])
+    for number in range(50):  # what was in doubt is published again, and kept once
+        await broker.publish([record(f"r{number:02}")])
+    seen = ids(await taking)
+    assert len(seen) == len(set(seen)) == 50

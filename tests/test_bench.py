@@ -43,6 +43,15 @@ def test_a_measure_is_told_beside_the_raw_loop(measure: str, rows: list[str]) ->
         assert row["ratio"] == pytest.approx(row["ours"] / row["raw"])
 
 
+def test_the_simulator_is_measured_by_its_loop_and_by_its_runs() -> None:
+    done = bench("simulator", "--json", *SMALL)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert [row["measure"] for row in rows] == ["callbacks", "sleeps", "queues", "shop_1_1", "shop_3_2"]
+    assert {row["unit"] for row in rows} == {"steps/s", "runs/s"}
+    assert all(row["figure"] > 0 for row in rows)
+
+
 def test_all_measures_of_the_default_run_are_known_and_the_long_ones_are_left_out() -> None:
     from bench.embedded import chosen
 

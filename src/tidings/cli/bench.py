@@ -58,6 +58,16 @@ def peers(as_json: bool, write: Path | None, rounds: int, scale: float) -> None:
     emit([msgspec.to_builtins(row) for row in rows], as_json)
 
 
+@bench.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one list for programs.")
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Each figure is their best.")
+@click.option("--scale", default=1.0, type=click.FloatRange(0.001, 10), hidden=True)
+def simulator(as_json: bool, rounds: int, scale: float) -> None:
+    """Steps of the simulated loop alone, and runs of a shop with the real engine, by the CPU time of one core."""
+    rows = _measures("simulator").run(rounds=rounds, scale=scale, progress=_tell)
+    emit([msgspec.to_builtins(row) | {"reached": row.figure >= row.goal} for row in rows], as_json)
+
+
 def _tell(text: str) -> None:
     click.echo(text, err=True)
 

@@ -298,6 +298,13 @@ async def test_without_file_descriptors_the_block_ends(target: Target) -> None:
 # -- faults
 
 
+async def not_before(clock: TestClock, seconds: float, receiver: socket.socket) -> None:
+    """Let so much time pass, of which just less would not do."""
+    await clock.advance(seconds - 0.5)
+    assert nothing(receiver)
+    await clock.advance(0.5)
+
+
 @pytest.mark.parametrize("way", WAYS)
 async def test_latency_delays_one_way(target: Target, way: Way) -> None:
     clock = TestClock()
@@ -309,13 +316,9 @@ async def test_latency_delays_one_way(target: Target, way: Way) -> None:
         await clock.advance(50.0)
         await send(sender, MESSAGE[::-1])
         await until(lambda: through.proxy.held == 2 * len(MESSAGE))
-        await clock.advance(49.5)
-        assert nothing(receiver)
-        await clock.advance(0.5)
+        await not_before(clock, 50.0, receiver)
         assert await receive(receiver, len(MESSAGE)) == MESSAGE
-        await clock.advance(49.5)
-        assert nothing(receiver)
-        await clock.advance(0.5)
+        await not_before(clock, 50.0, receiver)
         assert await receive(receiver, len(MESSAGE)) == MESSAGE[::-1]
         await send(receiver, MESSAGE)
         assert await receive(sender, len(MESSAGE)) == MESSAGE
@@ -331,9 +334,7 @@ async def test_latency_delays_the_end_too(target: Target, way: Way) -> None:
         await send(sender, MESSAGE)
         await until(lambda: through.proxy.held == len(MESSAGE))
         sender.shutdown(socket.SHUT_WR)
-        await clock.advance(99.5)
-        assert nothing(receiver)
-        await clock.advance(0.5)
+        await not_before(clock, 100.0, receiver)
         assert await receive(receiver, len(MESSAGE)) == MESSAGE
         await clock.advance(100.0)
         assert await rest(receiver) == (b"", "closed")
@@ -629,9 +630,7 @@ async def test_a_slow_close_comes_later(target: Target, way: Way) -> None:
         sender.shutdown(socket.SHUT_WR)
         assert await receive(receiver, len(MESSAGE)) == MESSAGE
         await until(lambda: clock.due is not None)
-        await clock.advance(29.5)
-        assert nothing(receiver)
-        await clock.advance(0.5)
+        await not_before(clock, 30.0, receiver)
         assert await rest(receiver) == (b"", "closed")
         receiver.shutdown(socket.SHUT_WR)
         assert await rest(sender) == (b"", "closed")

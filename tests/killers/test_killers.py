@@ -1,6 +1,6 @@
 """Whatever an event does to the process that handles it: its attempts are counted, it is buried, the others go on."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -19,15 +19,21 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
         yield scene
 
 
-async def buried(scene: Scene, handler: str, how: str) -> dict[str, str]:
+async def buried(scene: Scene, handler: str, how: str, settings: str = "") -> dict[str, str]:
     """The letter of an event that is fatal in this way; others before and after it have been handled once."""
     await scene.publish(
         *(Hit(key=key) for key in OTHERS[:10]), Hit(key="fatal", how=how), *(Hit(key=key) for key in OTHERS[10:])
     )
-    scene.start(handler)
+    scene.start(handler, settings=settings)
     letter = await scene.letter(handler)
     await scene.until(lambda: {call.key for call in scene.calls()} >= set(OTHERS))
     return letter
+
+
+def says(letter: Mapping[str, str], error: str, cause: str) -> None:
+    """After exactly its attempts, and why."""
+    assert (letter["deaderror"], letter["deadattempts"]) == (error, str(DEATHS))
+    assert cause in letter["deadcause"]
 
 
 @pytest.mark.parametrize(
@@ -48,8 +54,7 @@ async def test_what_kills_its_worker_is_buried_after_its_attempts(
 ) -> None:
     letter = await buried(scene, handler, how)
     assert [call.attempt for call in scene.calls(key="fatal")] == list(range(1, DEATHS + 1))
-    assert (letter["deaderror"], letter["deadattempts"]) == ("AttemptsExhausted", str(DEATHS))
-    assert f"attempts 2-{DEATHS}: {cause}" in letter["deadcause"]
+    says(letter, "AttemptsExhausted", f"attempts 2-{DEATHS}: {cause}")
 
 
 @pytest.mark.parametrize(
@@ -72,8 +77,7 @@ async def test_what_can_be_caught_fails_like_anything_else_and_costs_no_worker(
         attempts = sorted(set(attempts))
     assert attempts == list(range(1, DEATHS + 1))
     assert not scene.logged("a worker ended")
-    assert (letter["deaderror"], letter["deadattempts"]) == (error, str(DEATHS))
-    assert cause in letter["deadcause"]
+    says(letter, error, cause)
 
 
 @pytest.mark.parametrize(
@@ -90,15 +94,11 @@ async def test_what_can_be_caught_fails_like_anything_else_and_costs_no_worker(
 async def test_what_hangs_ends_its_worker_once_an_attempt(
     scene: Scene, handler: str, how: str, error: str, cause: str
 ) -> None:
-    await scene.publish(*(Hit(key=key) for key in OTHERS), Hit(key="fatal", how=how))
-    scene.start(handler, settings="stall = 1.0")
-    letter = await scene.letter(handler)
-    await scene.until(lambda: {call.key for call in scene.calls()} >= set(OTHERS))
+    letter = await buried(scene, handler, how, "stall = 1.0")
     fatal = scene.calls(key="fatal")
     assert [call.attempt for call in fatal] == list(range(1, DEATHS + 1))
     assert len({call.pid for call in fatal[:-1]}) == DEATHS - 1
-    assert (letter["deaderror"], letter["deadattempts"]) == (error, str(DEATHS))
-    assert cause in letter["deadcause"]
+    says(letter, error, cause)
 
 
 async def test_a_neighbour_in_the_same_process_is_not_buried_for_what_it_has_not_done(scene: Scene) -> None:

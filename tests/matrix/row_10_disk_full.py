@@ -10,37 +10,22 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import sqlite3
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.matrix import Figures, Row
-from tests.matrix.site import PATIENCE, Site, doubled, effect, until
+from tests.matrix import Figures, Row, filing
+from tests.matrix.filing import PAGE, Filed
+from tests.matrix.site import PATIENCE, Site, doubled, until
 from tests.storage.mount import disk
-from tidings import App, Event, Start, StorageFull
+from tidings import App, StorageFull
 
 SIZE, BALLAST = "10m", 8 << 20
 PUBLISHERS = 8
-TEXT = "x" * 4000
 FULL = 1.0
 """Seconds that it stays full."""
 AFTERWARDS = 200
-
-
-class Filed(Event, name="paper.filed", key="key"):
-    key: str
-    number: int
-    text: str = TEXT
-
-
-app = App("shop")
-
-
-@app.on(Filed, start=Start.EARLIEST)
-def file(filed: Filed, db: sqlite3.Connection) -> None:
-    effect(db, "file", filed.key, filed.number)
 
 
 class Outcome(NamedTuple):
@@ -70,7 +55,7 @@ async def tell(publisher: App, numbers: Iterator[int], told: Told) -> None:
     while told.left > 0:
         number = next(numbers)
         try:
-            await publisher.publish(Filed(key=f"k{number % 20}", number=number))
+            await publisher.publish(Filed(key=f"k{number % 20}", number=number, text=PAGE))
         except StorageFull:
             told.add(number, kept=False)
             await asyncio.sleep(0.02)
@@ -124,7 +109,7 @@ async def run(folder: Path) -> Figures:
         ballast = folder / "disk" / "ballast"
         ballast.write_bytes(bytes(BALLAST))
         (folder / "tidings.db").symlink_to(folder / "disk" / "tidings.db")
-        async with Site(folder, __name__) as site:
+        async with Site(folder, filing.__name__) as site:
             return await full(site, ballast)
 
 

@@ -12,41 +12,25 @@ import asyncio
 import json
 import os
 import resource
-import sqlite3
 from pathlib import Path
 
 import pytest
 
-from tests.matrix import Figures, Row
-from tests.matrix.site import Site, doubled, effect
+from tests.matrix import Figures, Row, filing
+from tests.matrix.filing import PAGE, Filed
+from tests.matrix.site import Site, doubled
 from tests.storage.mount import disk, remount
 from tests.storage.survey import run as run_module
 from tests.storage.vfs import reachable
-from tidings import App, Event, Start
 from tidings.errors import StorageReadOnly
 
 EVENTS = 300
 LIMIT = 1 << 20
-TEXT = "x" * 4000
-
-
-class Filed(Event, name="paper.filed", key="key"):
-    key: str
-    number: int
-    text: str = TEXT
-
-
-app = App("shop")
-
-
-@app.on(Filed, start=Start.EARLIEST)
-def file(filed: Filed, db: sqlite3.Connection) -> None:
-    effect(db, "file", filed.key, filed.number)
 
 
 async def too_large(folder: Path) -> Figures:
     """The log has grown beyond what the worker may write when it comes to settle."""
-    async with Site(folder, __name__) as site:
+    async with Site(folder, filing.__name__) as site:
         return await beyond(site)
 
 
@@ -56,14 +40,14 @@ async def beyond(site: Site) -> Figures:
     async with site.publisher() as publisher:
         for first in range(0, EVENTS, 20):
             numbers = range(first, first + 20)
-            await asyncio.gather(*(publisher.publish(Filed(key=f"k{n % 20}", number=n)) for n in numbers))
+            await asyncio.gather(*(publisher.publish(Filed(key=f"k{n % 20}", number=n, text=PAGE)) for n in numbers))
         code = await worker.ended()
         assert code == 1
         said = worker.log.read_text()
         assert "disk I/O error" in said, said
         assert "tidings doctor" in said, said
         before = len(site.effects())
-        await publisher.publish(Filed(key="k", number=EVENTS))
+        await publisher.publish(Filed(key="k", number=EVENTS, text=PAGE))
     again = await site.start()
     await site.drained()
     numbers = [each.number for each in site.effects()]
@@ -82,7 +66,7 @@ async def read_only(folder: Path) -> Figures:
             return {"read-only, left out": "mounting needs root"}
         (folder / "site").mkdir()
         (folder / "site" / "tidings.db").symlink_to(folder / "disk" / "tidings.db")
-        async with Site(folder / "site", __name__) as site:
+        async with Site(folder / "site", filing.__name__) as site:
             await site.publish([Filed(key="k", number=0)])
             remount(folder / "disk", "ro")
             code = await (worker := await site.launch()).ended()

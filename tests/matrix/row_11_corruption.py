@@ -7,12 +7,11 @@ more). A WAL is cut at every 512 bytes, and one bit of each of its frames is fli
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from pathlib import Path
 
 from tests.matrix import Figures, Row
-from tests.storage.damage import COMMITS, Damaged, Log
+from tests.storage.damage import COMMITS, Log, survey
 from tests.storage.survey import folder_in_memory
 
 ROUNDS = 3
@@ -22,17 +21,14 @@ WITH_CHECKSUM = {"tidings_log", "tidings_delay"}
 
 async def pages(folder: Path) -> Figures:
     """What becomes of a flipped bit: an event that it changes or hides is found."""
-    damaged = await Damaged.of(folder)
     outcomes: Counter[str] = Counter()
     unnoticed: Counter[str] = Counter()
-    for seed in range(ROUNDS):
-        for page, content in damaged.flips(random.Random(seed)):
-            outcome = await damaged.judge(content)
-            outcomes[outcome.verdict] += 1
-            if outcome.verdict == "unnoticed":
-                assert outcome.where, f"page {page}: events are lent otherwise, and nothing tells"
-                assert WITH_CHECKSUM.isdisjoint(outcome.where), f"page {page}: an event was changed, and nothing tells"
-                unnoticed.update(outcome.where)
+    async for page, (verdict, where) in survey(folder, ROUNDS):
+        outcomes[verdict] += 1
+        if verdict == "unnoticed":
+            assert where, f"page {page}: events are lent otherwise, and nothing tells"
+            assert WITH_CHECKSUM.isdisjoint(where), f"page {page}: an event was changed, and nothing tells"
+            unnoticed.update(where)
     assert outcomes.keys() <= {"harmless", "refused", "found", "unnoticed"}
     assert outcomes["refused"] > 0
     assert outcomes["found"] > 0

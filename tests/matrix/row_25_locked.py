@@ -13,27 +13,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.matrix import Figures, Row
-from tests.matrix.site import Site, doubled, effect, until
-from tidings import App, Event, PublishFailed, Start
+from tests.matrix import Figures, Row, filing
+from tests.matrix.filing import Filed
+from tests.matrix.site import Site, doubled, until
+from tidings import PublishFailed
 from tidings.errors import StorageBusy
 
 LOCKED = 1.5
 """Seconds; 25b has more."""
 EVENTS = 40
-
-
-class Filed(Event, name="paper.filed", key="key"):
-    key: str
-    number: int
-
-
-app = App("shop")
-
-
-@app.on(Filed, start=Start.EARLIEST)
-def file(filed: Filed, db: sqlite3.Connection) -> None:
-    effect(db, "file", filed.key, filed.number)
 
 
 @contextlib.contextmanager
@@ -50,7 +38,7 @@ def locked(path: Path) -> Iterator[None]:
 
 async def wait_for_it(folder: Path, seconds: float, workers: int) -> Figures:
     """A publisher and workers, and the lock in the middle."""
-    async with Site(folder, __name__) as site, site.publisher() as publisher:
+    async with Site(folder, filing.__name__) as site, site.publisher() as publisher:
         running = [await site.start() for _ in range(workers)]
         refused: list[BaseException | None] = []
 

@@ -13,7 +13,7 @@ import random
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -217,18 +217,18 @@ class Log:
         return len(ids)
 
 
-async def survey(folder: Path, rounds: int) -> tuple[Counter[str], Counter[str]]:
-    """How many flips had which outcome; and the tables in which some went unnoticed."""
+async def survey(folder: Path, rounds: int) -> AsyncIterator[tuple[int, Outcome]]:
+    """What becomes of so many bits of each page, with the number of the page."""
     damaged = await Damaged.of(folder)
-    outcomes: Counter[str] = Counter()
-    unnoticed: Counter[str] = Counter()
     for seed in range(rounds):
-        for _, content in damaged.flips(random.Random(seed)):
-            outcome = await damaged.judge(content)
-            outcomes[outcome.verdict] += 1
-            if outcome.verdict == "unnoticed":
-                unnoticed[", ".join(sorted(outcome.where))] += 1
-    return outcomes, unnoticed
+        for page, content in damaged.flips(random.Random(seed)):
+            yield page, await damaged.judge(content)
+
+
+async def counted(folder: Path, rounds: int) -> Counter[str]:
+    """How many had which outcome; of what went unnoticed, the tables too."""
+    return Counter([" ".join((verdict, *sorted(where if verdict == "unnoticed" else ())))
+                    async for _, (verdict, where) in survey(folder, rounds)])  # fmt: skip
 
 
 @click.command()
@@ -236,8 +236,7 @@ async def survey(folder: Path, rounds: int) -> tuple[Counter[str], Counter[str]]
 def main(rounds: int) -> None:
     """Flip bits, say what became of them."""
     with folder_in_memory() as folder:
-        outcomes, unnoticed = asyncio.run(survey(Path(folder), rounds))
-    click.echo(json.dumps({"outcomes": outcomes, "unnoticed": unnoticed}))
+        click.echo(json.dumps(asyncio.run(counted(Path(folder), rounds))))
 
 
 if __name__ == "__main__":

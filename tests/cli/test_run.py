@@ -48,7 +48,9 @@ async def handle(event: Told, delivery: Delivery) -> None:
         Path("waited").touch()
         await asyncio.sleep(event.seconds)
     elif event.how == "block":
-        time.sleep(event.seconds)
+        ends = time.monotonic() + event.seconds
+        while time.monotonic() < ends and not Path("released").exists():
+            time.sleep(0.01)
     note("done", event.key, os.getpid())
 """
 IN_A_THREAD = """
@@ -290,17 +292,19 @@ def test_a_blocked_loop_is_not_ready_and_is_logged_with_its_event(run: Callable[
     Path("tidings.toml").write_text("stall = 0.5")
     one = run(f"--metrics-port={port}")
     one.listens()
-    assert get(port, "/readyz") == (200, '{"ready": true, "reasons": []}\n')
-    publish(Told(key="blocks", seconds=2.5, how="block"))
+    until(lambda: get(port, "/readyz") == (200, '{"ready": true, "reasons": []}\n'))
+    publish(Told(key="blocks", seconds=60, how="block"))
 
+    until(lambda: noted("begun"))
     until(lambda: get(port, "/readyz")[0] == 503)
     assert "event loop has been blocked" in get(port, "/readyz")[1]
     assert get(port, "/metrics")[0] == 200
     until(lambda: get(port, "/healthz")[0] == 503)
-    (line,) = one.logged("the event loop is blocked")
+    (line,) = (line for line in one.logged("the event loop is blocked") if "event_key" in line)
     assert (line["event_key"], line["handler"], line["attempt"]) == ("blocks", "shop.handle", 1)
     assert "program.py" in line["message"]
 
+    Path("released").touch()
     until(lambda: get(port, "/readyz")[0] == 200)
     assert one.end() == 0
     assert waiting() == 0

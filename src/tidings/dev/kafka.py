@@ -101,6 +101,7 @@ class Kafka(Server):
             "share.coordinator.state.topic.replication.factor": 1,
             "share.coordinator.state.topic.min.isr": 1,
             "group.initial.rebalance.delay.ms": 0,
+            "group.min.session.timeout.ms": 500,  # tests have short leases
             "broker.session.timeout.ms": 3000,  # who was killed may come back only when its session is over
             "broker.heartbeat.interval.ms": 500,
         }

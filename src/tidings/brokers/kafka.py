@@ -1,0 +1,220 @@
+"""Apache Kafka: partitions are the parts of the keys, and an offset with its metadata is all that a group remembers.
+
+A guided tour. Publishing is `kafka/publisher.py`, a member of a group or a view is `kafka/line.py`, what is remembered
+of a partition is `kafka/ledger.py`, and headers are `kafka/wire.py`. What is here: the connection, topics, and where
+groups stand. librdkafka blocks, so what asks it something runs in threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+from tidings.broker import Feature, Lag, Record, Start
+from tidings.clock import Clock
+from tidings.errors import BodyTooLarge, BrokerError, Closed, ConfigError
+
+try:
+    from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+    from confluent_kafka.admin import AdminClient
+except ImportError as error:
+    raise ConfigError("Kafka needs its client library: pip install 'tidings[kafka]'") from error
+
+from tidings.kafka.ledger import Ledger
+from tidings.kafka.line import KafkaLine
+from tidings.kafka.offsets import ANSWER, RESERVED, Offsets, checked, recalled
+from tidings.kafka.publisher import Publisher
+from tidings.kafka.pump import Place
+from tidings.kafka.settings import SOON, Settings, broker_error, made
+from tidings.kafka.wire import Wire
+
+LEASE = 30.0
+FLUSH = 10.0
+AGAIN = 0.1
+USUAL_LIMIT = 1_048_588
+VIEW = "tidings-view"
+
+T = TypeVar("T")
+
+
+class KafkaLink:
+    """See Link.
+
+    `lease` in seconds is how long a silent member keeps its parts; `keep` for how many seconds topics that are made
+    keep records, None for as long as Kafka is set to.
+    """
+
+    features = Feature.DURABLE | Feature.ORDERED | Feature.REPLAY
+
+    def __init__(self, url: str, clock: Clock, *, lease: float = LEASE, keep: float | None = None) -> None:
+        self.limit: int | None = None
+        self.clock = clock
+        self.wire = Wire()
+        self._settings = Settings(url, lease)
+        self._keep = keep
+        self.lease = self._settings.lease
+        self.prefix = self._settings.prefix
+        self._topics: dict[str, int] = {}
+        self._lines: dict[KafkaLine, None] = {}
+        self._publisher: Publisher | None = None
+
+    # -- the connection
+
+    async def open(self) -> None:
+        """See Link.open."""
+        if self._publisher is not None:
+            return
+        self._threads = ThreadPoolExecutor(4, "tidings-kafka")
+        self._said: list[Any] = []
+        heard = {"error_cb": self._said.append}
+        admin = made(AdminClient, self._settings.client() | heard)
+        self._offsets = Offsets(admin, self._consumer)
+        try:
+            await self._ask(lambda: admin.list_topics(timeout=ANSWER), "Kafka cannot be reached")
+        except BrokerError as error:
+            await self._ask(lambda: admin.poll(0), "Kafka cannot be reached")
+            raise broker_error(self._said[0], "Kafka cannot be reached") if self._said else error from error
+        self.limit = USUAL_LIMIT - RESERVED
+        patience = 2 * float(self._settings.producer()["message.timeout.ms"]) / 1000
+        self._publisher = Publisher(lambda: made(Producer, self._settings.producer()), self._message, patience)
+
+    async def close(self) -> None:
+        """See Link.close."""
+        if self._publisher is None:
+            return
+        publisher, self._publisher = self._publisher, None
+        for line in list(self._lines):
+            await line.close()
+        await publisher.close(FLUSH)
+        self._threads.shutdown(wait=False)
+
+    def forget(self, line: KafkaLine) -> None:
+        """It is closed."""
+        self._lines.pop(line, None)
+
+    def _check(self) -> Publisher:
+        if self._publisher is None:
+            raise Closed("the connection to Kafka is not open")
+        return self._publisher
+
+    async def _ask(self, question: Callable[[], T], about: str) -> T:
+        """In a thread; what Kafka cannot answer just now is asked again, for a while."""
+        until = self.clock.monotonic() + ANSWER
+        while True:
+            try:
+                return await asyncio.get_running_loop().run_in_executor(self._threads, question)
+            except KafkaException as error:
+                if error.args[0].code() not in SOON or self.clock.monotonic() > until:
+                    raise broker_error(error, about) from error
+            await self.clock.sleep(AGAIN)
+
+    def _consumer(self, group: str) -> Consumer:
+        consumer: Consumer = made(Consumer, self._settings.consumer(group))
+        return consumer
+
+    # -- publishing
+
+    async def publish(self, records: Sequence[Record]) -> None:
+        """See Link.publish."""
+        publisher = self._check()
+        for record in records:
+            if record.topic not in self._topics:
+                await self.declare(record.topic, ())
+            if len(record.value) > self._topics[record.topic]:
+                raise BodyTooLarge(
+                    f"A body of {len(record.value)} bytes for topic {record.topic} is over Kafka's limit of "
+                    f"{self._topics[record.topic]}; keep the payload elsewhere and publish a reference, or raise the "
+                    "topic's max.message.bytes."
+                )
+        await publisher.publish(records)
+
+    def _message(self, record: Record) -> dict[str, Any]:
+        """What the producer is told of a record. Kafka refuses what is from the future: its own stamp is from now."""
+        key = None if record.key is None else record.key.encode()
+        return {
+            "topic": self.prefix + record.topic, "value": record.value, "key": key,
+            "headers": self.wire.headers(record), "timestamp": int(min(record.time, self.clock.now()) * 1000),
+        }  # fmt: skip
+
+    # -- topics and groups
+
+    async def declare(self, topic: str, groups: Sequence[str], start: Start | float = Start.LATEST) -> None:
+        """See Link.declare."""
+        self._check()
+        about = f"topic {topic} cannot be declared"
+        name = self.prefix + topic
+        partitions = await self._made(name, about)
+        if topic not in self._topics:
+            largest = await self._ask(lambda: self._offsets.largest(name), about)
+            self._topics[topic] = (largest or USUAL_LIMIT) - RESERVED
+        for group in groups:
+            await self._ask(partial(self._stand, name, partitions, self.prefix + group, start), about)
+
+    async def _made(self, name: str, about: str) -> Sequence[int]:
+        said = self._settings
+        partitions = await self._ask(lambda: self._offsets.topic(name), about)
+        if not partitions:
+            await self._ask(lambda: self._offsets.create(name, said.partitions, said.replication, self._keep), about)
+            partitions = await self._ask(lambda: self._offsets.existing(name), about)
+        return partitions
+
+    def _stand(self, name: str, partitions: Sequence[int], group: str, start: Start | float) -> None:
+        """A group that has not been on this topic begins. The end is asked for first: nobody else's is gone past."""
+        edge = self._offsets.edge(name, partitions, start)
+        if not self._offsets.group(group, name, partitions):
+            self._offsets.move(group, name, edge)
+
+    async def join(self, topics: Sequence[str], group: str | None, start: Start | float = Start.LATEST) -> KafkaLine:
+        """See Link.join."""
+        for topic in topics:
+            await self.declare(topic, () if group is None else [group], start)
+        names = [self.prefix + topic for topic in topics]
+        ledgers: list[Ledger] = []
+        for name in names if group is None else ():
+            ledgers += await self._ask(partial(self._from, name, start), f"{name} cannot be read")
+        consumer = self._consumer(self.prefix + (group or VIEW))
+        line = KafkaLine(self, consumer, group or VIEW, remembers=group is not None)
+        line.begin(names, ledgers)
+        self._lines[line] = None
+        return line
+
+    def _from(self, name: str, start: Start | float) -> list[Ledger]:
+        return [Ledger(name, *place) for place in self._offsets.edge(name, self._offsets.topic(name), start).items()]
+
+    def recall(self, consumer: Consumer, places: Sequence[Place]) -> list[Ledger]:
+        """Where the group stands, in the pump's thread. A partition that is new to it begins with its beginning."""
+        found = consumer.committed([TopicPartition(*place) for place in places], timeout=self.lease)
+        for each in found:
+            if checked(each).offset < 0:
+                each.offset = consumer.get_watermark_offsets(each, timeout=ANSWER)[0]
+        return [recalled(each) for each in found]
+
+    async def lag(self, topic: str, group: str) -> Lag:
+        """See Link.lag. How old the oldest is would take reading it: it is not known."""
+        self._check()
+        behind = partial(self._behind, self.prefix + topic, self.prefix + group)
+        return await self._ask(behind, f"the lag of {group} on {topic} is not known")
+
+    def _behind(self, name: str, group: str) -> Lag:
+        partitions = self._offsets.topic(name)
+        known = self._offsets.group(group, name, partitions) if partitions else {}
+        if not known:
+            return Lag(None, None)
+        ends = self._offsets.edge(name, partitions, Start.LATEST)
+        waiting = sum(len(each.past) + max(ends[number] - each.next, 0) for number, each in known.items())
+        return Lag(waiting, None)
+
+    async def seek(self, topic: str, group: str, to: Start | float) -> None:
+        """See Link.seek. Members obey when they look for it, at most `SEEK` seconds later; this waits for that."""
+        self._check()
+        name, where = self.prefix + topic, self.prefix + group
+        about = f"{group} cannot be moved on {topic}"
+        partitions = await self._ask(lambda: self._offsets.topic(name), about)
+        known = await self._ask(lambda: self._offsets.group(where, name, partitions), about) if partitions else {}
+        if not known:
+            raise BrokerError(f"{about}: there is no such group on it; declare it first.")
+        edge = await self._ask(lambda: self._offsets.edge(name, partitions, to), about)
+        await self._ask(lambda: self._offsets.move(where, name, edge), about)

@@ -1,0 +1,111 @@
+"""What is asked of Kafka beside records: topics, where a group stands, where to begin. Blocking, for a thread."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any, cast
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import ConfigResource
+from confluent_kafka.admin._listoffsets import OffsetSpec
+from confluent_kafka.cimpl import OFFSET_SPEC_EARLIEST, OFFSET_SPEC_LATEST, NewTopic
+
+from tidings.broker import Start
+from tidings.kafka.ledger import Ledger
+
+SPECS = {Start.EARLIEST: OFFSET_SPEC_EARLIEST, Start.LATEST: OFFSET_SPEC_LATEST}
+ANSWER = 10.0
+"""Seconds that Kafka has for an answer."""
+RESERVED = 16_384
+"""Bytes of a message that are not its body: key, headers, framing."""
+
+
+class Offsets:
+    """Questions to one cluster. Raises KafkaException."""
+
+    def __init__(self, admin: AdminClient, consumer: Callable[[str], Consumer]) -> None:
+        self._admin = admin
+        self._consumer = consumer
+
+    def topic(self, name: str) -> Sequence[int]:
+        """Its partitions; none where it does not exist. Asking for its metadata could create it."""
+        try:
+            asked = self._admin.describe_topics(TopicCollection([name]), request_timeout=ANSWER)
+            found = asked[name].result()
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                return ()
+            raise
+        return sorted(each.id for each in found.partitions)
+
+    def existing(self, name: str) -> Sequence[int]:
+        """The partitions of a topic that was just made, and of which not every broker may know."""
+        found = self.topic(name)
+        if not found:
+            raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
+        return found
+
+    def create(self, name: str, partitions: int, replication: int, keep: float | None) -> None:
+        """Make a topic, unless somebody else just did. `keep` in seconds."""
+        config = {} if keep is None else {"retention.ms": str(int(keep * 1000))}
+        new = NewTopic(name, partitions, replication, config=config)
+        try:
+            self._admin.create_topics([new], operation_timeout=ANSWER, request_timeout=ANSWER)[name].result()
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise
+
+    def largest(self, name: str) -> int | None:
+        """The limit of a message on this topic, in bytes; None where Kafka does not say."""
+        resource = ConfigResource(ConfigResource.Type.TOPIC, name)
+        try:
+            told = self._admin.describe_configs([resource], request_timeout=ANSWER)[resource].result()
+        except KafkaException:
+            return None
+        return int(told["max.message.bytes"].value)
+
+    def edge(self, topic: str, partitions: Sequence[int], start: Start | float) -> dict[int, int]:
+        """The offsets of the beginning, the end, or the first record that is not before a time."""
+        spec = cast(Any, OffsetSpec)(SPECS[start] if isinstance(start, Start) else max(int(start * 1000), 0))
+        asked = self._admin.list_offsets(
+            {TopicPartition(topic, number): spec for number in partitions}, request_timeout=ANSWER
+        )
+        found = {each.partition: told.result().offset for each, told in asked.items()}
+        missing = [number for number, offset in found.items() if offset < 0]
+        return found | self.edge(topic, missing, Start.LATEST) if missing else found
+
+    def group(self, group: str, topic: str, partitions: Sequence[int]) -> dict[int, Ledger]:
+        """Where a group stands on the partitions on which it has been."""
+        with self._standing(group) as consumer:
+            found = consumer.committed([TopicPartition(topic, number) for number in partitions], timeout=ANSWER)
+        return {each.partition: recalled(each) for each in found if checked(each).offset >= 0}
+
+    def move(self, group: str, topic: str, to: Mapping[int, int]) -> None:
+        """Put a group without members at these offsets. Raises KafkaException where it has some."""
+        places = [TopicPartition(topic, number, offset, "") for number, offset in to.items()]
+        with self._standing(group) as consumer:
+            for each in consumer.commit(offsets=places, asynchronous=False) or ():
+                checked(each)
+
+    @contextlib.contextmanager
+    def _standing(self, group: str) -> Generator[Consumer]:
+        """A consumer that is no member. AdminClient 2.16 could be asked, and dies of a coordinator not ready."""
+        consumer = self._consumer(group)
+        try:
+            yield consumer
+        finally:
+            consumer.close()
+
+
+def checked(place: TopicPartition) -> TopicPartition:
+    """Raises KafkaException where Kafka could not answer for this partition."""
+    if place.error is not None:
+        raise KafkaException(place.error)
+    return place
+
+
+def recalled(place: TopicPartition) -> Ledger:
+    """What is remembered of a partition, from what Kafka keeps."""
+    return Ledger(place.topic, place.partition, place.offset, place.metadata or "")

@@ -1,0 +1,159 @@
+"""Publishing: one idempotent producer, a thread that polls it, and a word to the event loop for each batch."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from tidings.broker import Record
+from tidings.errors import Closed, PublishFailed
+from tidings.kafka.settings import broker_error
+
+log = logging.getLogger("tidings")
+
+Describe = Callable[[Record], dict[str, Any]]
+
+POLL = 0.2
+"""Seconds that the thread waits for reports; a report wakes it at once."""
+
+
+class Batch:
+    """What one call published: counts reports in the thread, and is waited for in the loop."""
+
+    def __init__(self, finished: Callable[[Batch], None]) -> None:
+        self.sent = asyncio.get_running_loop().create_future()
+        self.expected = -1
+        self.failed: list[tuple[str, KafkaError]] = []
+        self._reported = 0
+        self._finished = finished
+
+    def report(self, id: str, error: KafkaError | None, _: Message) -> None:
+        """Of one message, in the thread that polls."""
+        self._reported += 1
+        if error is not None:
+            self.failed.append((id, error))
+        if self._reported == self.expected:
+            self._finished(self)
+
+    def close(self, count: int) -> None:
+        """So many were handed over. Reports may have come already."""
+        self.expected = count
+        if self._reported == count:
+            self.finish()
+
+    def finish(self) -> None:
+        """All is reported."""
+        if not self.sent.done():
+            self.sent.set_result(None)
+
+
+class Publisher:
+    """Safe for the tasks of one event loop.
+
+    `make` makes a producer, again where one has failed for good; `message` says what to tell it of a record.
+    `patience` in seconds is how long reports may take.
+    """
+
+    def __init__(
+        self, make: Callable[[], Producer], message: Callable[[Record], dict[str, Any]], patience: float
+    ) -> None:
+        self._make = make
+        self._message = message
+        self._patience = patience
+        self._loop = asyncio.get_running_loop()
+        self._finished: list[Batch] = []
+        self._space = asyncio.Event()
+        self._waiting = 0
+        self._open = True
+        self._producer = make()
+        self._start()
+
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._poll, args=[self._producer], name="tidings-kafka", daemon=True)
+        self._thread.start()
+
+    def _poll(self, producer: Producer) -> None:
+        """The thread: as long as this is the producer."""
+        while self._open and producer is self._producer:
+            if producer.poll(POLL) and (self._finished or self._waiting):
+                finished, self._finished = self._finished, []
+                with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                    self._loop.call_soon_threadsafe(self._tell, finished)
+
+    def _tell(self, finished: list[Batch]) -> None:
+        for batch in finished:
+            batch.finish()
+        self._space.set()
+
+    async def publish(self, records: Sequence[Record]) -> None:
+        """See Link.publish."""
+        if not self._open:
+            raise Closed("the connection to Kafka is closed")
+        messages = [(record.id, self._message(record)) for record in records]
+        batch = Batch(self._finished.append)
+        handed = 0
+        failure: KafkaException | None = None
+        try:
+            for id, message in messages:
+                await self._hand_over(partial(batch.report, id), message)
+                handed += 1
+        except KafkaException as error:
+            failure = error
+        finally:
+            batch.close(handed)
+        await self._reported(batch, records)
+        unsent = [id for id, _ in batch.failed] + [record.id for record in records[handed:]]
+        if unsent:
+            cause = failure or KafkaException(batch.failed[0][1])
+            self._replace(cause)
+            raise PublishFailed(str(broker_error(cause, f"{len(unsent)} records were not published")), unsent)
+
+    async def _hand_over(self, report: Callable[..., None], message: dict[str, Any]) -> None:
+        """To the producer's queue; where that is full, wait."""
+        while True:
+            try:
+                return self._producer.produce(**message, on_delivery=report)
+            except BufferError:
+                await self._room()
+
+    async def _room(self) -> None:
+        self._space.clear()
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(POLL):
+                await self._space.wait()
+        except TimeoutError:
+            return
+        finally:
+            self._waiting -= 1
+
+    async def _reported(self, batch: Batch, records: Sequence[Record]) -> None:
+        try:
+            async with asyncio.timeout(self._patience):
+                await batch.sent
+        except TimeoutError as error:
+            raise PublishFailed(
+                f"Kafka has not reported on {len(records)} records in {self._patience:.0f} s.",
+                [record.id for record in records],
+            ) from error
+
+    def _replace(self, error: KafkaException) -> None:
+        """A producer that lost its place in a sequence says so once and takes nothing more: another goes on."""
+        if error.args[0].fatal():
+            log.warning("Kafka's producer failed for good and is replaced: %s", error.args[0].str())
+            self._producer = self._make()
+            self._start()
+
+    async def close(self, within: float) -> None:
+        """Wait for what is being published, at most `within` seconds."""
+        if self._open:
+            await asyncio.to_thread(self._producer.flush, within)
+            self._open = False
+            await asyncio.to_thread(self._thread.join, POLL * 5)

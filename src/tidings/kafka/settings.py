@@ -1,0 +1,154 @@
+"""What each client of librdkafka is told, and what its errors mean in a sentence."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from confluent_kafka import KafkaError, KafkaException
+
+from tidings.errors import BrokerError, ConfigError
+
+log = logging.getLogger("tidings")
+
+OURS = {
+    "group.id": "groups are named by their handlers",
+    "enable.auto.commit": "what is done is committed, nothing else",
+    "enable.auto.offset.store": "what is done is committed, nothing else",
+    "enable.idempotence": "without it a retry could change the order",
+    "partition.assignment.strategy": "partitions are handed over one by one (cooperative-sticky)",
+    "acks": "what was acknowledged has to be kept: acks=all",
+    "bootstrap.servers": "the servers stand in the URL",
+}
+"""Settings on which the promises rest, and why nobody may change them."""
+PORT = 9092
+PARTITIONS = 12
+SIGNED = {"security.protocol": "SASL_SSL", "sasl.mechanism": "SCRAM-SHA-512"}
+"""How to sign in where the URL has a user and says no more."""
+EVERY = {"reconnect.backoff.ms": 500, "reconnect.backoff.max.ms": 2000, "socket.keepalive.enable": True}
+PRODUCER = {
+    "enable.idempotence": True,
+    "acks": "all",
+    "linger.ms": 1,
+    "message.timeout.ms": 30_000,
+    "partitioner": "murmur2_random",
+    "queue.buffering.max.messages": 100_000,
+    "message.max.bytes": 1_000_000_000,  # the topic's limit counts, which the broker knows
+}
+CONSUMER = {
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    "auto.offset.reset": "earliest",
+    "fetch.wait.max.ms": 500,
+    "fetch.queue.backoff.ms": 10,
+    "queued.min.messages": 20_000,
+    "queued.max.messages.kbytes": 16_384,
+}
+CLASSIC = {"partition.assignment.strategy": "cooperative-sticky"}
+
+SENTENCES = {
+    KafkaError._AUTHENTICATION: "Kafka refused the user or the password; check them, and `sasl.mechanism`",
+    KafkaError.SASL_AUTHENTICATION_FAILED: "Kafka refused the user or the password; check them, and `sasl.mechanism`",
+    KafkaError.UNSUPPORTED_SASL_MECHANISM: "Kafka does not offer this way to log in; choose another `sasl.mechanism`",
+    KafkaError._SSL: "TLS failed; check `security.protocol`, `ssl.ca.location` and the certificates",
+    KafkaError._ALL_BROKERS_DOWN: "no Kafka broker answers; check the servers in the URL and `security.protocol`",
+    KafkaError._TRANSPORT: "the connection to Kafka failed; check the servers in the URL and `security.protocol`",
+    KafkaError._RESOLVE: "the name of a Kafka broker is not known; check the servers in the URL",
+    KafkaError._TIMED_OUT: "Kafka did not answer in time",
+    KafkaError._MSG_TIMED_OUT: "Kafka did not take it in time (`message.timeout.ms`)",
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "this user has no right to the topic; an ACL has to grant Read, Write, "
+    "Describe, and Create where the topic is new",
+    KafkaError.GROUP_AUTHORIZATION_FAILED: "this user has no right to the group; an ACL has to grant Read",
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "this user has no right to the cluster; an ACL has to grant "
+    "IdempotentWrite, and Create for new topics",
+    KafkaError.INVALID_REPLICATION_FACTOR: "there are fewer brokers than replicas are asked for; write ?replication=1",
+    KafkaError.INVALID_SESSION_TIMEOUT: "the lease is outside of what Kafka allows; it has to lie between the broker's "
+    "group.min.session.timeout.ms (6 s) and group.max.session.timeout.ms",
+    KafkaError.MSG_SIZE_TOO_LARGE: "a message is larger than the topic's max.message.bytes",
+    KafkaError.TOPIC_EXCEPTION: "Kafka takes only letters, digits, `.`, `_` and `-` in a topic's name, 249 at most",
+    KafkaError.UNSUPPORTED_VERSION: "the Kafka broker is too old for this; Kafka 2.4 is needed, 4.0 for "
+    "group.protocol=consumer",
+    KafkaError._UNSUPPORTED_FEATURE: "the Kafka broker is too old for this; Kafka 2.4 is needed, 4.0 for "
+    "group.protocol=consumer",
+    KafkaError.NOT_ENOUGH_REPLICAS: "fewer replicas are in sync than min.insync.replicas asks for",
+}
+SOON = {
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.REQUEST_TIMED_OUT,
+    KafkaError._WAIT_COORD,
+}
+"""What passes by itself: a topic that was just made, a broker that was just started."""
+
+
+class Settings:
+    """What the URL of a cluster says. Raises ConfigError, which does not repeat what is secret."""
+
+    def __init__(self, url: str, lease: float) -> None:
+        split = urlsplit(url)
+        secret, _, hosts = split.netloc.rpartition("@")
+        if not hosts or split.path not in ("", "/"):
+            raise ConfigError("the address of Kafka is kafka://HOST:PORT (several: kafka://A:9092,B:9092)")
+        given = dict(parse_qsl(split.query, keep_blank_values=True))
+        for name in given.keys() & OURS.keys():
+            raise ConfigError(f"Kafka's option {name!r} cannot be set: {OURS[name]}.")
+        self.servers = ",".join(host if ":" in host else f"{host}:{PORT}" for host in hosts.split(","))
+        self.lease = number(given, "lease", lease)
+        self.partitions = int(number(given, "partitions", PARTITIONS))
+        self.replication = int(number(given, "replication", -1))
+        self.prefix = given.pop("prefix", "")
+        self.newer = given.get("group.protocol") == "consumer"
+        user, _, password = secret.partition(":")
+        signing = {"sasl.username": unquote(user), "sasl.password": unquote(password)} if secret else {}
+        self._every: dict[str, Any] = {"bootstrap.servers": self.servers, **EVERY, **signing, "logger": log}
+        self._every |= SIGNED if secret else {}
+        self._given = given
+
+    def client(self) -> dict[str, Any]:
+        """For one that neither publishes nor consumes."""
+        return self._every | self._given
+
+    def producer(self) -> dict[str, Any]:
+        """For a producer."""
+        return self._every | PRODUCER | self._given
+
+    def consumer(self, group: str) -> dict[str, Any]:
+        """For a member of a group, whose heartbeats stop the clock of its lease."""
+        milliseconds = int(self.lease * 1000)
+        ours: dict[str, Any] = {"group.id": group, "max.poll.interval.ms": 2 * milliseconds}
+        if not self.newer:
+            beat = max(min(milliseconds // 10, 1000), 1)
+            ours |= CLASSIC | {"session.timeout.ms": milliseconds, "heartbeat.interval.ms": beat}
+        return self._every | CONSUMER | ours | self._given
+
+
+def number(given: dict[str, str], name: str, usual: float) -> float:
+    """An option of ours, taken out of those of librdkafka."""
+    try:
+        value = float(given.pop(name, usual))
+    except ValueError as error:
+        raise ConfigError(f"Kafka's option {name} has to be a number: {error}") from error
+    if value <= 0 and value != usual:
+        raise ConfigError(f"Kafka's option {name} has to be more than 0, not {value:g}")
+    return value
+
+
+def made(make: Any, config: Mapping[str, Any]) -> Any:
+    """A client of librdkafka. Raises ConfigError for settings that it does not know."""
+    try:
+        return make(dict(config))
+    except KafkaException as error:
+        raise ConfigError(f"Kafka: {error.args[0].str()}.") from error
+
+
+def broker_error(error: KafkaException | KafkaError, about: str) -> BrokerError:
+    """The error of ours that says what to do. No password is in it: librdkafka never says one."""
+    cause = error if isinstance(error, KafkaError) else error.args[0]
+    said = SENTENCES.get(cause.code())
+    return BrokerError(f"{about}: {said} ({cause.str()})." if said else f"{about}: {cause.str()}.")

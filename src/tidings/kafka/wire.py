@@ -1,0 +1,157 @@
+"""Records on Kafka: CloudEvents in binary mode, `ce_` before each attribute; the key is Kafka's own key.
+
+The attributes that repeat from record to record stand together and in one order, so that a reader which has seen them
+once looks them up. Whatever stands otherwise, or is foreign, takes the way through `binding.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+from confluent_kafka import KafkaError
+
+from tidings import binding
+from tidings.broker import Record
+from tidings.errors import DecodeError, InvalidEvent
+
+PREFIX = "ce_"
+ID, TIME = "ce_id", "ce_time"
+SPEC = ("ce_specversion", b"1.0")
+STEADY = ["ce_specversion", "ce_type", "ce_source", binding.CONTENT_TYPE]
+"""What follows the id and the time in what we write, then the attributes that repeat, then those that do not."""
+FLEETING = ("correlationid", "causationid", "traceparent", "tracestate")
+LAST = {"ce_" + name for name in FLEETING}
+MOST = 10_000
+"""How many combinations are remembered."""
+APART = {"source", "datacontenttype", *FLEETING}
+
+Header = tuple[str, bytes]
+
+
+class Received(Protocol):
+    """A consumed message: the client's own type says that everything may be missing."""
+
+    def __len__(self) -> int: ...
+
+    def topic(self) -> str: ...  # noqa: D102
+
+    def partition(self) -> int: ...  # noqa: D102
+
+    def offset(self) -> int: ...  # noqa: D102
+
+    def key(self) -> bytes | None: ...  # noqa: D102
+
+    def value(self) -> bytes | None: ...  # noqa: D102
+
+    def headers(self) -> list[Header] | None: ...  # noqa: D102
+
+    def timestamp(self) -> tuple[int, int]: ...  # noqa: D102
+
+    def error(self) -> KafkaError | None: ...  # noqa: D102
+
+
+class Shape(NamedTuple):
+    """What the steady headers say."""
+
+    type: str
+    headers: Mapping[str, str]
+
+
+class Wire:
+    """Reads and writes headers, and remembers what repeats."""
+
+    def __init__(self) -> None:
+        self._shapes: dict[tuple[Header, ...], Shape] = {}
+        self._steady: dict[tuple[str, str, str], list[Header]] = {}
+
+    # -- writing
+
+    def headers(self, record: Record) -> list[Header]:
+        """The headers of a record. Raises InvalidEvent for what Kafka cannot carry."""
+        told = record.headers
+        known = (record.type, told.get("source", binding.NO_SOURCE), told.get("datacontenttype", binding.JSON))
+        try:
+            steady = self._steady.get(known) or self._new(known)
+            headers = [(ID, record.id.encode()), (TIME, binding.stamp(record.time).encode()), *steady]
+            if len(told) > ("source" in told) + ("datacontenttype" in told):
+                headers += [(named(name), text.encode()) for name, text in told.items() if name not in APART]
+                headers += [(PREFIX + name, told[name].encode()) for name in FLEETING if name in told]
+        except UnicodeEncodeError as error:
+            raise InvalidEvent(f"An attribute of record {record.id!r} is no text: {error}. It was not sent.") from error
+        return headers
+
+    def _new(self, known: tuple[str, str, str]) -> list[Header]:
+        if len(self._steady) >= MOST:
+            self._steady.clear()
+        type, source, content = (text.encode() for text in known)
+        steady = [SPEC, ("ce_type", type), ("ce_source", source), (binding.CONTENT_TYPE, content)]
+        return self._steady.setdefault(known, steady)
+
+    # -- reading
+
+    def record(self, message: Received, topic: str) -> Record:
+        """The record of a message. Nothing is refused here: what is foreign comes as it is."""
+        headers = message.headers()
+        if headers is None or len(headers) < 6 or headers[0][0] != ID or headers[1][0] != TIME:
+            return self._foreign(message, topic)
+        end = len(headers)
+        while headers[end - 1][0] in LAST:
+            end -= 1
+        steady = tuple(headers[2:end])
+        try:
+            shape = self._shapes.get(steady) or self._learnt(steady)
+            told = shape.headers
+            if end < len(headers):
+                told = {**told, **{name[len(PREFIX) :]: value.decode() for name, value in headers[end:]}}
+            key = message.key()
+            return Record(
+                topic,
+                message.value() or b"",
+                None if key is None else key.decode(),
+                shape.type,
+                headers[0][1].decode(),
+                binding.seconds(headers[1][1].decode()),
+                told,
+            )
+        except (ValueError, AttributeError, DecodeError):
+            return self._foreign(message, topic)
+
+    def _learnt(self, steady: tuple[Header, ...]) -> Shape:
+        """Raises DecodeError for what is not written as we write it."""
+        told = plain({name: text(value) for name, value in steady})
+        content = told.get(binding.CONTENT_TYPE, binding.STRUCTURED)
+        if [name for name, _ in steady[:4]] != STEADY or content.startswith(binding.STRUCTURED):
+            raise DecodeError("it is not of our own")
+        known = binding.record("", b"", told, key=None, place="")
+        if len(self._shapes) >= MOST:
+            self._shapes.clear()
+        return self._shapes.setdefault(steady, Shape(known.type, known.headers))
+
+    def _foreign(self, message: Received, topic: str) -> Record:
+        told = plain({name: text(value) for name, value in message.headers() or ()})
+        key = message.key()
+        place = f"{topic}-{message.partition()}-{message.offset()}"
+        value = message.value() or b""
+        record = binding.record(topic, value, told, key=None if key is None else text(key), place=place)
+        kind, milliseconds = message.timestamp()
+        if "time" in told or not kind:
+            return record
+        return Record(topic, record.value, record.key, record.type, record.id, milliseconds / 1000, record.headers)
+
+
+def named(name: str) -> str:
+    """The header of an attribute."""
+    if "\0" in name:
+        raise InvalidEvent(f"Kafka cannot carry an attribute of the name {name!r}: it contains a NUL.")
+    return PREFIX + name
+
+
+def text(value: bytes | None) -> str:
+    """A foreign value as text: what is no UTF-8 is shown as escapes."""
+    return "" if value is None else value.decode(errors="backslashreplace")
+
+
+def plain(headers: Mapping[str, str]) -> dict[str, str]:
+    """Attributes without their prefix; other headers keep their names."""
+    return {name.lower().removeprefix(PREFIX): value for name, value in headers.items()}

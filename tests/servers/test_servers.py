@@ -15,7 +15,7 @@ import pytest
 from tests.servers.shared import require
 from tests.servers.witnesses import WITNESSES
 from tidings import dev
-from tidings.dev import postgres
+from tidings.dev import leash, postgres
 from tidings.dev import server as life
 from tidings.errors import BrokerError, ConfigError
 
@@ -112,6 +112,39 @@ def test_it_ends_with_its_parent_and_takes_its_data_along(kind: type[dev.Server]
         os.kill(parent.pid, signal.SIGKILL)
     until(lambda: not taken(int(port)))
     until(lambda: not Path(os.fsdecode(folder)).exists())
+
+
+@pytest.mark.parametrize(("kind", "made"), [(dev.Kafka, "data/__cluster_metadata-0"), (dev.RabbitMQ, "data")])
+def test_one_whose_parent_is_killed_while_it_starts_ends_too(kind: type[dev.Server], made: str) -> None:
+    require(kind)
+    program = textwrap.dedent(f"""
+        from tidings import dev
+        server = dev.{kind.__name__}()
+        print(server.folder, server.port, flush=True)
+        server.start()
+    """)
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    with parent:
+        assert parent.stdout is not None
+        name, port = parent.stdout.readline().split()
+        folder = Path(os.fsdecode(name))
+        until((folder / made).exists)  # its process is there
+        os.kill(parent.pid, signal.SIGKILL)
+    until(lambda: not folder.exists())
+    assert not taken(int(port))
+
+
+@pytest.mark.parametrize("proc", ["/proc", "/nowhere"])
+def test_a_tree_of_processes_is_found_with_and_without_proc(proc: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leash, "PROC", Path(proc))
+    tree = subprocess.Popen(["sh", "-c", "sleep 600 & echo $!; wait $!"], stdout=subprocess.PIPE)
+    with tree:
+        assert tree.stdout is not None
+        child = int(tree.stdout.readline())
+        leash.signal_tree(tree.pid, signal.SIGKILL)
+        assert tree.wait() == 128 + signal.SIGKILL, "the shell itself was not killed: it saw its child die"
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
 
 
 def test_one_that_cannot_start_says_its_last_words(tmp_path: Path) -> None:

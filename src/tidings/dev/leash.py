@@ -27,6 +27,7 @@ GRACE = 10.0
 GLANCE = 1.0
 """Seconds between two looks at who the parent is: a fork of it may hold the pipe open."""
 PR_SET_CHILD_SUBREAPER = 36
+PROC = Path("/proc")
 
 
 def signal_tree(root: int, number: int) -> None:
@@ -52,13 +53,13 @@ def _below(root: int) -> set[int]:
 
 def _parents() -> dict[int, int]:
     """The parent of each process of this machine."""
-    if not Path("/proc/self/stat").exists():
+    if not (PROC / "self" / "stat").exists():
         listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, check=True, text=True)  # noqa: S607
         return {int(pid): int(parent) for pid, parent in map(str.split, listed.stdout.splitlines())}
     parents: dict[int, int] = {}
-    for pid in filter(str.isdecimal, os.listdir("/proc")):
+    for pid in filter(str.isdecimal, os.listdir(PROC)):
         with contextlib.suppress(OSError):  # it has just ended
-            after_name = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2]
+            after_name = (PROC / pid / "stat").read_bytes().rpartition(b")")[2]
             parents[int(pid)] = int(after_name.split()[1])
     return parents
 

@@ -46,6 +46,11 @@ def free_port(wished: int = 0) -> int:
     raise BrokerError(f"No free port between {LOWEST} and {HIGHEST} on 127.0.0.1.")
 
 
+def _temporary(kind: str) -> Path:
+    """A folder that nobody has; it is made when the server starts."""
+    return Path(tempfile.gettempdir()).absolute() / f"tidings-{kind}-{secrets.token_hex(6)}"
+
+
 class Server(ABC):
     """A server on this machine, on loopback, with data that survives its death. For one thread at a time.
 
@@ -67,7 +72,7 @@ class Server(ABC):
         self.port = port or free_port()
         self.settings = dict(settings or {})
         self.temporary = folder is None
-        self.folder = folder.absolute() if folder else Path(tempfile.mkdtemp(prefix=f"tidings-{self.kind}-"))
+        self.folder = folder.absolute() if folder else _temporary(self.kind)
         self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod
@@ -97,7 +102,7 @@ class Server(ABC):
 
     def _prepare(self) -> None:
         """Make its folder and what has to be in it, before each start."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def _environment(self) -> dict[str, str]:
         """The variables of its environment over those of this process."""

@@ -66,35 +66,12 @@ class PostgresScope:
         return error
 
 
-class Guest:
-    """The transaction's connection as SQLAlchemy sees it: its commit, rollback and close are not ours."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._connection, name)
-
-    def commit(self) -> None:
-        """The worker commits."""
-
-    def rollback(self) -> None:
-        """The worker rolls back."""
-
-    def close(self) -> None:
-        """The worker keeps it."""
-
-
 @contextlib.contextmanager
 def session(connection: Connection) -> Generator[Any]:
     """A SQLAlchemy session on the transaction's connection; its own commits are savepoints."""
-    from sqlalchemy import create_engine  # noqa: PLC0415 - an extra, imported only where a handler asks for it
-    from sqlalchemy.orm import Session  # noqa: PLC0415
-    from sqlalchemy.pool import StaticPool  # noqa: PLC0415
+    from sqlalchemy.orm import Session  # noqa: PLC0415 - an extra, imported only where a handler asks for it
 
-    if connection.engine is None:
-        guest = Guest(connection)
-        connection.engine = create_engine("postgresql+psycopg://", creator=lambda: guest, poolclass=StaticPool)
+    connection.engine = connection.engine or _engine(connection)
     with (
         connection.engine.connect() as bound,
         bound.begin(),
@@ -102,3 +79,18 @@ def session(connection: Connection) -> Generator[Any]:
     ):
         yield session
         session.commit()
+
+
+def _engine(connection: Connection) -> Any:
+    """An engine that has no connection but this, and neither commits nor rolls back nor closes it: the worker does."""
+    from sqlalchemy import create_engine  # noqa: PLC0415 - as above
+    from sqlalchemy.pool import StaticPool  # noqa: PLC0415
+
+    engine = create_engine("postgresql+psycopg://", creator=lambda: connection, poolclass=StaticPool)
+    for ending in ("do_commit", "do_rollback", "do_close", "do_terminate"):
+        setattr(engine.dialect, ending, _nothing)
+    return engine
+
+
+def _nothing(*_: object) -> None:
+    """Leave it to the worker."""

@@ -1,0 +1,194 @@
+"""Apps on PostgreSQL, whole: state, the user's own SQL, messages and acknowledgement are one commit."""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.brokers.postgres_shop import TABLES, Ordered, shop
+from tidings import App, Event, Retry, Tx
+from tidings.runtime import Runtime
+from tidings.store import Table
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 40.0
+
+
+def rows(url: str, sql: str) -> list[Any]:
+    with psycopg.connect(url, autocommit=True) as connection:
+        return connection.execute(sql.encode()).fetchall()
+
+
+def run(url: str, sql: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(sql.encode())
+
+
+@contextlib.asynccontextmanager
+async def running(app: App) -> AsyncIterator[Runtime]:
+    runtime = Runtime([app])
+    await runtime.open()
+    try:
+        runtime.start()
+        yield runtime
+        assert await runtime.drain(5.0)
+    finally:
+        await runtime.close()
+
+
+async def until(url: str, sql: str, wanted: Any) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            found = await asyncio.to_thread(rows, url, sql)
+            if found == wanted:
+                return
+            await asyncio.sleep(0.1)
+
+
+# -- one process
+
+
+async def test_rows_sql_sessions_and_messages_are_one_commit(empty_database: str) -> None:
+    run(empty_database, TABLES)
+    app = shop(empty_database)
+    async with running(app):
+        for number in range(60):
+            await app.publish(Ordered(customer=f"c{number % 3}", number=number))
+        await until(empty_database, "SELECT count(*) FROM shipped", [(60,)])
+        await until(empty_database, "SELECT count(*) FROM audited", [(60,)])
+        await until(empty_database, "SELECT count(*) FROM booked", [(60,)])
+    for key in ("c0", "c1", "c2"):
+        numbers = [
+            number for (number,) in rows(empty_database, f"SELECT number FROM booked WHERE key = '{key}' ORDER BY seq")
+        ]
+        assert numbers == list(range(int(key[1]), 60, 3))
+
+
+class Job(Event, name="job.made", version="1.0", key="id"):
+    id: str
+
+
+async def test_a_failure_undoes_its_own_sql_and_no_other(empty_database: str) -> None:
+    run(empty_database, "CREATE TABLE done (id text UNIQUE, tried int)")
+    app = App("jobs", broker=empty_database)
+    tries: dict[str, int] = {}
+
+    @app.on(Job, retry=Retry(times=3, first=0.05))
+    def work(job: Job, db: psycopg.Connection) -> None:
+        tries[job.id] = tries.get(job.id, 0) + 1
+        db.execute("INSERT INTO done VALUES (%s, %s)", (job.id, tries[job.id]))
+        if job.id in ("b", "c") and tries[job.id] < 4:
+            raise ValueError("not yet")
+        if job.id == "d" and tries[job.id] < 2:
+            db.execute("SELECT no_such_column")
+
+    async with running(app):
+        for id in "abcdef":
+            await app.publish(Job(id=id))
+        await until(empty_database, "SELECT id FROM done ORDER BY id", [(id,) for id in "abcdef"])
+
+
+@pytest.mark.parametrize("statement", ["COMMIT", "rollback", "INSERT INTO done VALUES ('x'); COMMIT; BEGIN"])
+async def test_a_handler_cannot_end_the_transaction(empty_database: str, statement: str) -> None:
+    run(empty_database, "CREATE TABLE done (id text)")
+    app = App("jobs", broker=empty_database)
+
+    @app.on(Job, retry=Retry(times=0))
+    def work(job: Job, db: psycopg.Connection) -> None:
+        db.execute("INSERT INTO done VALUES (%s)", (job.id,))
+        if job.id == "bad":
+            db.execute(statement.encode())
+
+    @app.on(Job)
+    def nest(job: Job, db: psycopg.Connection) -> None:
+        with db.transaction(), contextlib.suppress(psycopg.errors.UndefinedTable), db.transaction():
+            db.execute("SELECT * FROM no_such_table")
+
+    async with running(app):
+        for id in ("good", "bad", "last"):
+            await app.publish(Job(id=id))
+        await until(empty_database, "SELECT id FROM done ORDER BY id", [("good",), ("last",)])
+        dead = (
+            "SELECT l.headers FROM tidings.log l JOIN tidings.topic t ON t.id = l.topic WHERE t.name = 'dead.jobs.work'"
+        )
+        await until(empty_database, f"SELECT count(*) FROM ({dead}) d", [(1,)])
+        assert "TransactionEnded" in rows(empty_database, dead)[0][0]
+
+
+SUMS = Table("sums", int)
+
+
+def summing(name: str, url: str) -> App:
+    app = App(name, broker=url)
+
+    @app.on(Job, concurrency=4)
+    async def add(job: Job, tx: Tx) -> None:
+        total = await tx.get(SUMS, "total", default=0)
+        await asyncio.sleep(0)
+        tx.put(SUMS, "total", total + 1)
+
+    return app
+
+
+async def test_apps_do_not_overwrite_what_others_have_written(empty_database: str) -> None:
+    """Each has a connection of its own, as processes have: who has read what another changes runs again."""
+    apps = [summing(name, empty_database) for name in ("one", "two", "three")]
+    async with contextlib.AsyncExitStack() as stack:
+        runtimes = [await stack.enter_async_context(running(app)) for app in apps]
+        for number in range(30):
+            await apps[0].publish(Job(id=f"j{number}"))
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                if sum(worker.meter.handled for runtime in runtimes for worker in runtime.workers) >= 90:
+                    break
+                await asyncio.sleep(0.05)
+        assert apps[0].connection is not None
+        assert await apps[0].connection.store.begin().get(SUMS, "total") == 90
+
+
+# -- many processes, some of which die
+
+
+async def start(url: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.brokers.postgres_shop", url, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+
+
+@pytest.mark.crash
+@pytest.mark.timeout(120)
+async def test_nothing_is_lost_or_doubled_when_workers_are_killed(empty_database: str) -> None:
+    run(empty_database, TABLES)
+    app = shop(empty_database)
+    async with running(app):
+        pass  # the groups exist: what is published from here on is theirs
+    chance = random.Random(1)
+    workers = [await start(empty_database) for _ in range(2)]
+    speaker = App("speaker", broker=empty_database)
+    try:
+        async with running(speaker):
+            for number in range(800):
+                await speaker.publish(Ordered(customer=f"c{number % 16}", number=number))
+                if number % 200 == 150:
+                    victim = workers.pop(chance.randrange(2))
+                    victim.send_signal(signal.SIGKILL)
+                    await victim.wait()
+                    workers.append(await start(empty_database))
+        for table in ("booked", "shipped", "audited"):
+            await until(empty_database, f"SELECT count(DISTINCT number) FROM {table}", [(800,)])
+            assert rows(empty_database, f"SELECT count(*) FROM {table}") == [(800,)], table
+    finally:
+        for worker in workers:
+            worker.send_signal(signal.SIGTERM)
+        assert [await worker.wait() for worker in workers] == [0, 0]
+    for key in range(16):
+        ordered = rows(empty_database, f"SELECT number FROM booked WHERE key = 'c{key}' ORDER BY seq")
+        assert ordered == sorted(ordered)

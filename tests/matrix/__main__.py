@@ -7,6 +7,7 @@ import contextlib
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
 import click
@@ -59,13 +60,22 @@ def main(wanted: tuple[str, ...], write: Path | None) -> None:
     if not chosen:
         raise click.UsageError(f"there is no row {', '.join(wanted)}; there are {', '.join(r.number for r in rows())}")
     results: list[tuple[Row, Figures, float]] = []
+    failed: list[str] = []
     for row in chosen:
         began = time.monotonic()
-        figures = measure(row)
+        try:
+            figures = measure(row)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the row does not hold; the others are run
+            figures = {"**does not hold**": str(error).partition("\n")[0] or type(error).__name__}
+            failed.append(row.number)
+            traceback.print_exc()
         results.append((row, figures, time.monotonic() - began))
         click.echo(f"{row.number} {row.fault}: {shown(figures)}", file=sys.stderr)
     if write is not None:
         replace_section(write, "matrix", table(results))
+    if failed:
+        click.echo(f"rows that do not hold: {', '.join(failed)}", err=True)
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from tidings.errors import StorageBroken
 
 
 @pytest.mark.skipif(not reachable(), reason="this SQLite is built into the interpreter")
-@pytest.mark.parametrize(("kind", "step", "least"), [("sync", 4, 12), ("write", 31, 10)])
+@pytest.mark.parametrize(("kind", "step", "least"), [("sync", 3, 10), ("write", 31, 10)])
 def test_it_stops_at_the_first_failure(kind: str, step: int, least: int) -> None:
     """Some of them here; `python -m tests.storage.failing sync` and `write` take every one."""
     found = json.loads(run("failing", kind, "--first=3", f"--step={step}").stdout)

@@ -26,7 +26,7 @@ from tidings.broker import Delivery, Feature, Lag, Record, Start
 from tidings.clock import Clock
 from tidings.embedded import backlog, membership, steady
 from tidings.embedded.checksum import adapt, checksum, headers_of
-from tidings.embedded.database import Connection, Database, named
+from tidings.embedded.database import Connection, Database, create, named
 from tidings.embedded.feed import FETCH, Feed, Loan, Rows, some
 from tidings.embedded.group import Group
 from tidings.embedded.membership import PARTS, Lent, Process
@@ -171,7 +171,7 @@ class SqliteBroker:
     def _open_files(self, undo: contextlib.ExitStack) -> None:
         self._reader = self.database.connect()
         undo.callback(self._reader.close)
-        self._reader.executescript(SCHEMA + membership.SCHEMA + steady.SCHEMA)
+        create(self._reader, SCHEMA + membership.SCHEMA + steady.SCHEMA)
         adapt(self._reader)
         self.steady = steady.time_of(self._reader, self.clock, membership.boot())
         self._reader.execute(READ_ONCE)

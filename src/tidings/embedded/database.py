@@ -190,6 +190,20 @@ class Database:
             connection.executescript(f"PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={FORMAT};")
 
 
+def create(connection: sqlite3.Connection, schema: str) -> None:
+    """Make what is lacking of a schema, in one commit: each is an fsync. Who finds all there waits for no lock."""
+    for begin in ("BEGIN", "BEGIN IMMEDIATE"):
+        try:
+            connection.executescript(f"{begin}; {schema} COMMIT;")
+        except sqlite3.OperationalError as error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            if begin != "BEGIN" or getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+        else:
+            return
+
+
 def mount_of(path: Path, mounts: str | None = None) -> tuple[str, str]:
     """Where the file system that holds `path` is mounted, and its kind; empty where that is not known.
 

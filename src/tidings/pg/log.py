@@ -3,7 +3,7 @@
 Whoever appends holds the topic's lock from before its positions are taken until its transaction is committed. So the
 positions of a topic become visible in their order, whatever else runs in the database, and a reader may go on from the
 last one it saw. What a transaction appends is kept until all else in it is done: the lock is held for one statement and
-the commit. docs/adr/0012 has what this costs, and what the alternative would.
+the commit. docs/adr/0014 has what this costs, and what the alternative would.
 """
 
 from __future__ import annotations

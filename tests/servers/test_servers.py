@@ -1,5 +1,6 @@
 """Real servers: they answer, keep what they acknowledged over a kill -9, and end with whoever started them."""
 
+import json
 import os
 import signal
 import socket
@@ -173,6 +174,23 @@ def test_one_that_is_missing_names_the_line_that_installs_it(monkeypatch: pytest
 def test_a_server_that_does_not_run_cannot_be_frozen(tmp_path: Path) -> None:
     with pytest.raises(BrokerError, match="nats does not run"):
         dev.Nats(tmp_path).pause()
+
+
+def test_a_port_that_another_program_holds_is_told(tmp_path: Path) -> None:
+    require(dev.Nats)
+    server = dev.Nats(tmp_path)
+    with socket.create_server(("127.0.0.1", server.port)), pytest.raises(BrokerError, match=f"Port {server.port} of"):
+        server.start()
+    server.start()
+    server.close()
+
+
+def test_settings_go_over_ours_and_leave_the_others(tmp_path: Path) -> None:
+    require(dev.Nats)
+    with dev.Nats(tmp_path, settings={"jetstream": {"sync_interval": "2m"}, "max_payload": 2_000_000}):
+        written = json.loads((tmp_path / "nats.json").read_text())
+    assert written["jetstream"] == {"store_dir": str(tmp_path / "data"), "sync_interval": "2m"}
+    assert (written["host"], written["max_payload"]) == ("127.0.0.1", 2_000_000)
 
 
 def test_the_wished_port_is_given_if_it_is_free() -> None:

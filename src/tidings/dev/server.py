@@ -128,6 +128,8 @@ class Server(ABC):
         missing = self.needs()
         if missing is not None:
             raise ConfigError(missing)
+        if free_port(self.port) != self.port:  # or who answers there would be taken for ours
+            raise BrokerError(f"Port {self.port} of 127.0.0.1 is taken: {self.kind} cannot start there.")
         self._forget()
         self._prepare()
         self._spawn()

@@ -93,6 +93,17 @@ async def line(target: Target, clock: Clock | None = None) -> AsyncGenerator[Lin
         yield await open_line()
 
 
+@contextlib.asynccontextmanager
+async def slowed(
+    target: Target, way: Way, fault: Fault
+) -> AsyncGenerator[tuple[TestClock, Line, socket.socket, socket.socket]]:
+    """A connection with this fault, and the ends of it that send and receive."""
+    clock = TestClock()
+    async with line(target, clock) as through:
+        through.proxy.set(fault)
+        yield clock, through, *through.ends(way)
+
+
 async def connected(address: tuple[str, int]) -> socket.socket:
     client = socket.socket()
     client.setblocking(False)
@@ -307,10 +318,7 @@ async def not_before(clock: TestClock, seconds: float, receiver: socket.socket) 
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_latency_delays_one_way(target: Target, way: Way) -> None:
-    clock = TestClock()
-    async with line(target, clock) as through:
-        sender, receiver = through.ends(way)
-        through.proxy.set(Latency(seconds=100.0, direction=way))
+    async with slowed(target, way, Latency(seconds=100.0, direction=way)) as (clock, through, sender, receiver):
         await send(sender, MESSAGE)
         await until(lambda: through.proxy.held == len(MESSAGE))
         await clock.advance(50.0)
@@ -327,10 +335,7 @@ async def test_latency_delays_one_way(target: Target, way: Way) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_latency_delays_the_end_too(target: Target, way: Way) -> None:
-    clock = TestClock()
-    async with line(target, clock) as through:
-        sender, receiver = through.ends(way)
-        through.proxy.set(Latency(seconds=100.0))
+    async with slowed(target, way, Latency(seconds=100.0)) as (clock, through, sender, receiver):
         await send(sender, MESSAGE)
         await until(lambda: through.proxy.held == len(MESSAGE))
         sender.shutdown(socket.SHUT_WR)
@@ -387,10 +392,7 @@ async def test_healing_does_not_wait_for_the_next_piece(target: Target) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_bandwidth_limits_one_way(target: Target, way: Way) -> None:
-    clock = TestClock()
-    async with line(target, clock) as through:
-        sender, receiver = through.ends(way)
-        through.proxy.set(Bandwidth(rate=1000.0, direction=way))
+    async with slowed(target, way, Bandwidth(rate=1000.0, direction=way)) as (clock, through, sender, receiver):
         began = clock.now()
         await send(sender, LARGE[:2000])
         got = await receive(receiver, 20)
@@ -417,10 +419,7 @@ async def test_bandwidth_in_real_time(target: Target) -> None:
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("size", [1, 5, 31, 32])
 async def test_a_slicer_sends_pieces(target: Target, way: Way, size: int) -> None:
-    clock = TestClock()
-    async with line(target, clock) as through:
-        sender, receiver = through.ends(way)
-        through.proxy.set(Slicer(size=size, pause=1.0, direction=way))
+    async with slowed(target, way, Slicer(size=size, pause=1.0, direction=way)) as (clock, through, sender, receiver):
         await send(sender, MESSAGE)
         pieces = []
         for _ in range(0, len(MESSAGE), size):
@@ -622,10 +621,7 @@ async def test_a_black_hole_accepts_and_swallows(target: Target) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_slow_close_comes_later(target: Target, way: Way) -> None:
-    clock = TestClock()
-    async with line(target, clock) as through:
-        sender, receiver = through.ends(way)
-        through.proxy.set(SlowClose(seconds=30.0, direction=way))
+    async with slowed(target, way, SlowClose(seconds=30.0, direction=way)) as (clock, through, sender, receiver):
         await send(sender, MESSAGE)
         sender.shutdown(socket.SHUT_WR)
         assert await receive(receiver, len(MESSAGE)) == MESSAGE

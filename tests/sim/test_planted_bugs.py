@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 
 from tests.sim import contested, shop
@@ -24,6 +25,7 @@ from tidings.errors import Closed, Conflict, Fenced, StorageError
 from tidings.inline import LoopLane
 from tidings.lane import Lane
 from tidings.stores.sqlite import SqliteScope, SqliteUnit
+from tidings.testing.sim.faults import Faults
 from tidings.testing.sim.node import SimClock, SimWriter
 from tidings.testing.sim.shrink import shrunk
 from tidings.testing.sim.trial import Invariant, Plan, Stage
@@ -31,6 +33,7 @@ from tidings.turns import Turns
 from tidings.worker import Worker
 
 SHOP = Plan(shop.apps, shop.flow, [Invariant(shop.each_took_effect_once, "settle")], tables=shop.TABLES)
+FULL = msgspec.structs.replace(SHOP, faults=Faults.only("crash", "leave", "locked", "full_disk"))
 Patch = pytest.MonkeyPatch
 
 
@@ -244,6 +247,26 @@ def nobody_looks_for_the_dead(patch: Patch) -> None:
         return seen
 
     patch.setattr(SqliteBroker, "_watch_members", watch_members)
+
+
+@bug(plan=FULL)
+def parts_that_could_not_be_claimed_are_left(patch: Patch) -> None:
+    async def rebalance(self: Group) -> None:
+        await self._rebalance()
+
+    patch.setattr(Group, "rebalance", rebalance)
+
+
+@bug(plan=contested.PLAN)
+def who_leaves_settles_what_it_has_not_handled(patch: Patch) -> None:
+    def hand_over(connection: Any, member: int, lent: Any, *, died: bool) -> None:
+        with pytest.MonkeyPatch.context() as orderly:
+            if not died:
+                orderly.setattr(membership, "LENT_AGAIN", "SELECT :feed, :topic, :part, :low, :high, :died")
+            genuine(connection, member, lent, died=died)
+
+    genuine = membership.hand_over
+    patch.setattr(membership, "hand_over", hand_over)
 
 
 # -- publishing and the writer

@@ -76,7 +76,7 @@ class Stage:
     def _prepare(self) -> None:
         """Let a process declare everything and leave."""
         tape = Tape(0, {})
-        with _silence():
+        with _silence(), _uncollected():
             world = Simulation(self.plan.apps, self._files, tape, faults=Faults.none(), seed=0, processes=1)
             world.prepare()
         self._files.prepared(self.plan.tables)

@@ -69,7 +69,7 @@ def relative(path: Path) -> str:
 def run(folder: Path, name: str) -> str:
     command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", name] if name.startswith("test_") else [name]
     done = subprocess.run(
-        [sys.executable, *command], cwd=folder, capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, *command], cwd=folder, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, f"{name}:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     return "" if name.startswith("test_") else done.stdout
@@ -95,6 +95,7 @@ def every_command(command: click.Command, path: tuple[str, ...] = ()) -> Iterato
         yield " ".join(path), command
 
 
+@pytest.mark.timeout(300)  # a page has several programs, each a process that a loaded machine starts slowly
 @pytest.mark.parametrize("page", [page for page in PAGES if programs(page)], ids=relative)
 def test_programs_run_and_print_what_is_said(page: Path, tmp_path: Path) -> None:
     files = programs(page)

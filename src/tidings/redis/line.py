@@ -1,0 +1,338 @@
+"""A member of a group on Redis: it has some parts of each topic, lends what is in them and writes what is done.
+
+What is read is read ahead, by anybody; what is lent is first written to the group, by a script that refuses who no
+longer has the part. Every few seconds the member gives a sign of life, looks who else is there, claims what is free up
+to its share and lets go of what is more than that, when what is out of it is settled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import zlib
+from collections.abc import Iterable, Sequence
+
+from tidings.broker import Delivery
+from tidings.clock import Clock
+from tidings.errors import BrokerError, Closed, Fenced
+from tidings.redis.connection import Connection, Dialer
+from tidings.redis.ears import Ears
+from tidings.redis.naming import Place
+from tidings.redis.part import Entry, Part, oldest_first
+from tidings.redis.standing import Sight, Standing
+from tidings.roster import Life, share
+
+log = logging.getLogger("tidings")
+
+LOST = "parts of the keys went to another member of the group, or the group was moved: what was out comes again"
+TICK, AGAIN = 3.0, 0.5
+"""Seconds between two looks at the group: at most, and after trouble."""
+MOST = 1000
+"""How many entries are lent at once."""
+Lent = tuple[Standing, Part, list[Entry]]
+
+
+class GroupLine:
+    """See Line. What is handed over at an orderly close is not counted as an attempt."""
+
+    def __init__(
+        self, connection: Connection, dialer: Dialer, clock: Clock, *, lease: float, places: Sequence[Place]
+    ) -> None:
+        self._connection = connection
+        self._clock = clock
+        self._lease = lease
+        self._me = clock.id()
+        self._standings = [Standing(place, self._me, Life(clock, lease)) for place in places]
+        self._bells = {standing.place.bell: standing for standing in self._standings}
+        self._receipts = itertools.count(1)
+        self._out: dict[int, tuple[Part, bytes]] = {}
+        self._writing = asyncio.Lock()
+        self._news = asyncio.Event()
+        self._stir = asyncio.Event()
+        self._ears = Ears(dialer, clock, self._heard, self._news.set)
+        self._era = 0
+        self._fenced = ""
+        self._closed = False
+        self._trouble: BrokerError | None = None
+        self._steward: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Take a share of the parts."""
+        try:
+            await self._tend()
+        except BaseException:
+            await self.close()
+            raise
+        self._steward = asyncio.create_task(self._keep_tending(), name="redis-member")
+
+    # -- lending and settling
+
+    async def fetch(self, limit: int, wait: float) -> Sequence[Delivery]:
+        """See Line."""
+        deadline = self._clock.monotonic() + wait
+        while True:
+            self._check()
+            self._news.clear()
+            if (taken := self._take(min(limit, MOST))) and (lent := await self._lend(taken)):
+                return lent
+            if taken:
+                continue
+            left = deadline - self._clock.monotonic()
+            if not self._ears.listening:
+                await self._listen(left, limit)
+                if left <= 0:
+                    await self._ears.wait_for_answer()
+                    if self._news.is_set() and any(part.buffer for part in self._parts()):
+                        continue
+            if left <= 0:
+                if self._trouble is not None:
+                    raise self._trouble
+                return []
+            await self._clock.wait(self._news, left)
+
+    def _check(self) -> None:
+        self._check_open()
+        if self._steward is not None and self._steward.done():
+            self._steward.result()
+        if self._fenced:
+            why, self._fenced = self._fenced, ""
+            raise Fenced(why)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Closed("this member has left its group")
+
+    def _parts(self) -> list[Part]:
+        return [part for standing in self._standings for part in standing.parts.values()]
+
+    async def _listen(self, wait: float, limit: int) -> None:
+        """Ask for what is new in our parts, and to be told when something changes in the group."""
+        places = {part.stream: part.read for part in self._parts() if part.leaving is None and not part.buffer}
+        if wait > 0:
+            places |= {bell: standing.bell for bell, standing in self._bells.items()}
+        if places:
+            self._connection.wire()  # while there is none, nothing else is tried
+            await self._ears.ask(places, wait, limit=limit)
+
+    def _heard(self, stream: bytes, behind: bytes, entries: list[Entry]) -> None:
+        if (rung := self._bells.get(stream)) is not None:
+            rung.bell = entries[-1][0]
+            self._stir.set()
+            return
+        for part in self._parts():
+            if part.stream == stream and part.read == behind and entries:
+                part.buffer.extend(entries)
+                part.read = entries[-1][0]
+
+    def _take(self, limit: int) -> list[Lent]:
+        """What was read ahead, the oldest first; where there are suspects, nothing beside them."""
+        owners = {part: standing for standing in self._standings for part in standing.parts.values()}
+        ready = oldest_first(part for part in owners if part.buffer and part.leaving is None)
+        if suspects := [part for part in ready if part.deaths and part.suspected]:
+            return [(owners[suspects[0]], suspects[0], suspects[0].take(limit))]
+        taken: list[Lent] = []
+        for part in ready:
+            taken.append((owners[part], part, part.take(limit)))
+            limit -= len(taken[-1][2])
+            if limit <= 0:
+                break
+        return taken
+
+    async def _lend(self, taken: Sequence[Lent]) -> list[Delivery]:
+        era = self._era
+        try:
+            await self._mark(taken)
+            if era != self._era:
+                raise Fenced(LOST)
+        except BaseException as error:
+            if isinstance(error, Fenced):
+                self._fenced = ""  # this is how it is told
+            for _, part, entries in taken if era == self._era else ():
+                part.put_back(entries)
+            raise
+        lent: list[Delivery] = []
+        for standing, part, entries in taken:
+            place = part.stream.decode()
+            for id, fields in entries:
+                if id in part.beyond:
+                    continue
+                receipt = next(self._receipts)
+                self._out[receipt] = (part, id)
+                record = standing.reading.record(fields, place, id)
+                lent.append(Delivery(record, part.attempt(id) if part.deaths else 1, receipt))
+            part.lent(entries)
+        return lent
+
+    async def _mark(self, taken: Sequence[Lent]) -> None:
+        """Write that these are lent. Raises Fenced where we no longer have the parts."""
+        lasts: dict[Standing, dict[int, bytes]] = {}
+        for standing, part, entries in taken:
+            lasts.setdefault(standing, {})[part.number] = entries[-1][0]
+        wire = self._connection.wire()
+        answers = await wire.run_all([standing.lend(ids) for standing, ids in lasts.items()])
+        for standing, (rung, lost) in zip(lasts, answers, strict=True):
+            if rung != standing.rung:
+                standing.rung = rung
+                self._stir.set()
+            if lost:
+                self._fence(standing, lost)
+                raise Fenced(LOST)
+
+    async def done(self, deliveries: Sequence[Delivery]) -> None:
+        """See Line."""
+        self._check_open()
+        for delivery in deliveries:
+            found = self._out.pop(delivery.receipt, None)
+            if found is not None:
+                found[0].settle(found[1])
+        await self._write()
+        if any(part.leaving is not None and not part.out for part in self._parts()):
+            self._stir.set()
+
+    async def _write(self) -> None:
+        """On return all that is done is written. Raises Fenced."""
+        async with self._writing:
+            changes = {
+                standing: {number: part.change() for number, part in standing.parts.items() if part.dirty}
+                for standing in self._standings
+            }
+            changes = {standing: each for standing, each in changes.items() if each}
+            if not changes:
+                return
+            parts = [(s.parts[number], change) for s, each in changes.items() for number, change in each.items()]
+            try:
+                wire = self._connection.wire()
+                answers = await wire.run_all([standing.done(each) for standing, each in changes.items()])
+            except BaseException:
+                for part, _ in parts:
+                    part.dirty = True
+                raise
+            for part, change in parts:
+                part.written(change)
+        for standing, lost in zip(changes, answers, strict=True):
+            if lost := [number for number in lost if standing.parts.get(number) in {part for part, _ in parts}]:
+                self._fence(standing, lost)
+                raise Fenced(LOST)
+
+    def _fence(self, standing: Standing, lost: Iterable[int]) -> None:
+        """These are another's. What was out means nothing any more, and what is still ours of it comes again."""
+        for number in lost:
+            standing.parts.pop(number, None)
+        if self._out:  # otherwise nobody has anything that means nothing now
+            self._fenced = LOST
+        self._out.clear()
+        for part in self._parts():
+            part.rewind()
+        self._ears.close()
+        self._era += 1
+        self._news.set()
+        self._stir.set()
+
+    # -- the share
+
+    def look(self) -> None:
+        """Something may have changed: look at the group."""
+        self._stir.set()
+
+    async def _keep_tending(self) -> None:
+        while True:
+            await self._clock.wait(self._stir, AGAIN if self._trouble is not None else min(self._lease / 3, TICK))
+            self._stir.clear()
+            try:
+                await self._tend()
+                self._trouble = None
+            except Fenced:
+                self._stir.set()
+            except BrokerError as error:
+                if self._trouble is None:
+                    log.warning("a member of a group on Redis: %s", error)
+                self._trouble = error
+
+    async def _tend(self) -> None:
+        wire = self._connection.wire()
+        for standing in self._standings:
+            sight = await standing.sign(wire)
+            await self._restore(standing, sight)
+            if sight is not None:
+                await self._share(standing, sight)
+
+    async def _restore(self, standing: Standing, sight: Sight | None) -> None:
+        """The group, or parts of it, may be gone from the server: deleted, or all of it flushed."""
+        known = {} if sight is None else sight.owners
+        gone = [number for number in range(len(standing.place.topic.streams)) if number not in known]
+        now = self._clock.monotonic()
+        standing.missing = {number: standing.missing.get(number, now) for number in gone}
+        ours = {number: standing.parts[number].position for number in gone if number in standing.parts}
+        late = {n: b"0-0" for n in gone if n not in ours and now - standing.missing[n] > self._lease}
+        if not (ours or late):
+            return
+        place = standing.place
+        log.warning(
+            "the group %s on topic %s was deleted from the Redis server: it goes on where its members know that it "
+            "stood, elsewhere from the beginning", place.group, place.topic.name,
+        )  # fmt: skip
+        await standing.restore(self._connection.wire(), ours | late)
+        self._fence(standing, ours)
+
+    async def _share(self, standing: Standing, sight: Sight) -> None:
+        mine, owners = standing.parts, sight.owners
+        lost = [number for number in mine if owners.get(number, self._me) != self._me]
+        if lost:
+            self._fence(standing, lost)
+        alive = standing.life.alive(sight.members)
+        standing.bury(sight, alive)
+        rank = zlib.crc32(standing.place.state.encode()) % max(len(alive), 1)
+        quota = share(len(standing.place.topic.streams), alive[rank:] + alive[:rank], self._me)
+        self._let_go(standing, quota)
+        await self._hand_over(standing)
+        others = {number: owner for number, owner in owners.items() if number not in mine}
+        ours = [number for number, owner in others.items() if owner == self._me]  # though we were not told
+        free = [number for number, owner in others.items() if owner not in alive and number not in ours]
+        if claim := ours + free[: max(0, quota - len(mine) - len(ours))]:
+            await standing.claim(self._connection.wire(), {number: others[number] for number in claim})
+            self._ears.close()
+            self._news.set()
+
+    def _let_go(self, standing: Standing, quota: int) -> None:
+        """What is more than our share is not lent any more, that of which the least is out first."""
+        staying = sorted(standing.parts.values(), key=lambda part: (part.leaving is not None, -part.out))
+        for part in staying[:quota]:
+            part.leaving = None
+        for part in staying[quota:]:
+            if part.leaving is None:
+                part.leaving = self._clock.monotonic() + self._lease
+
+    async def _hand_over(self, standing: Standing) -> None:
+        """What is to go, goes when nothing of it is out; or when it has been waited for long enough."""
+        now = self._clock.monotonic()
+        leaving = [part for part in standing.parts.values() if part.leaving is not None]
+        late = [part for part in leaving if part.out and part.leaving is not None and part.leaving <= now]
+        going = [part for part in leaving if not part.out] + late
+        if not going:
+            return
+        await self._write()
+        for part in going:
+            standing.parts.pop(part.number, None)
+        if late:
+            self._fence(standing, [])
+        await standing.release(self._connection.wire(), [part.number for part in going])
+
+    async def close(self) -> None:
+        """See Line."""
+        if self._closed:
+            return
+        self._closed = True
+        self._news.set()
+        if self._steward is not None:
+            self._steward.cancel()
+            await asyncio.wait([self._steward])
+        self._ears.close()
+        with contextlib.suppress(BrokerError):
+            await self._write()
+        with contextlib.suppress(BrokerError):
+            wire = self._connection.wire()
+            for standing in self._standings:
+                await standing.release(wire, standing.parts, leave=True)
+        self._news.set()

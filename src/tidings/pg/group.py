@@ -26,7 +26,7 @@ from tidings.embedded.membership import DONE, HELD, RETRY, SUSPECT
 from tidings.errors import Closed, Fenced, StorageError
 from tidings.pg import lending, membership
 from tidings.pg.database import Connection, Row
-from tidings.pg.lending import LOOK, Host, Mine, Outlook, Settling, behind, encoded, fence
+from tidings.pg.lending import LOOK, Host, Mine, Outlook, Settling, behind, encoded, fence, own
 from tidings.pg.schema import PARTS
 from tidings.pg.writer import Statement, Step
 from tidings.store import Unit
@@ -57,7 +57,7 @@ class Group:
         self.wake = asyncio.Event()
         self.topics = self.feeds.keys()
         self._broker = broker
-        self._mine = Mine([])
+        self._mine = own([], 0)
         self._crowded = False  # whether parts are to be given up, for which nothing may be lent
         self._alone = False  # whether suspects are out, beside which nothing may be
         self._void = False  # whether to give up all that is lent
@@ -145,7 +145,7 @@ class Group:
             if len(mine.parts) == PARTS:
                 rows = await self._broker.read(lending.LEND_ALL, values)
             else:
-                rows = await self._broker.read(lending.LEND_SOME, values | {"parts": mine.parts})
+                rows = await self._broker.read(lending.LEND_SOME, values | {"parts": mine.array})
             if not rows:
                 return []
             self._weigh(rows, limit)
@@ -199,7 +199,7 @@ class Group:
             if feed.due is None or feed.due > now or (lone and not feed.suspects):
                 continue
             state, most = (SUSPECT, min(limit, TOGETHER)) if lone else (RETRY, limit)
-            values = {"feed": feed.id, "topic": feed.topic, "state": state, "limit": most, "parts": self._mine.parts}
+            values = {"feed": feed.id, "topic": feed.topic, "state": state, "limit": most, "parts": self._mine.array}
             rows = await self._broker.read(lending.EXCEPTIONS, values)
             if not rows:
                 await self._look(feed)
@@ -240,7 +240,7 @@ class Group:
 
     async def _look(self, feed: Feed) -> None:
         """See what exceptions there are and when the next is due."""
-        self._apply(feed, lending.seen(await self._broker.read(lending.STATES, (feed.id, self._mine.parts))))
+        self._apply(feed, lending.seen(await self._broker.read(lending.STATES, (feed.id, self._mine.array))))
 
     def _apply(self, feed: Feed, outlook: Outlook) -> None:
         feed.suspects = outlook.suspects
@@ -446,7 +446,7 @@ class Group:
     async def _lose(self) -> None:
         """Another member took over: nothing that was lent counts any more. Start again as a new member."""
         self._fenced, self._void, self._alone, self._unseen = not self.idle, False, False, ()
-        old, self._mine = self.member, Mine([])
+        old, self._mine = self.member, own([], 0)
         for feed in self.feeds.values():
             feed.lent.clear()
             feed.out.clear()
@@ -460,7 +460,7 @@ class Group:
     async def _give_up(self, parts: Sequence[int]) -> None:
         marks = [(watermark(feed.lent, feed.cursor), feed.id) for feed in self.feeds.values()]
         member, group = self.member, self.group
-        self._mine = Mine([part for part in self._mine.parts if part not in parts], member)
+        self._mine = own([part for part in self._mine.parts if part not in parts], member)
         self._crowded = self.stale = False
         failpoint.hit("giving_up")
 
@@ -477,7 +477,7 @@ class Group:
 
         def claim(connection: Connection) -> tuple[list[int], list[Claimed]]:
             owned, positions = membership.claim(connection, group, member, [feed.id for feed in feeds])
-            mine = Mine(owned, member)
+            mine = own(owned, member)
             known = [connection.run(lending.KNOWN, (feed.id, owned)).fetchall() for feed in feeds]
             return owned, [
                 Claimed(positions[feed.id], rows, lending.outlook(connection, feed, mine))
@@ -496,7 +496,7 @@ class Group:
             feed.done_to = max([feed.done_to, *(pos for pos, state in above.items() if state == DONE)])
             feed.held |= {key.decode() for _, state, key in found.known if state != DONE and key is not None}
             self._apply(feed, found.outlook)
-        self._mine = Mine(owned, member)
+        self._mine = own(owned, member)
         self.wake.set()
 
     async def close(self) -> None:

@@ -14,6 +14,7 @@ from tidings.clock import Clock
 from tidings.embedded.feed import Feed, Loan
 from tidings.errors import Fenced
 from tidings.pg.database import Connection, Row
+from tidings.pg.packed import Smalls, smalls
 from tidings.pg.writer import Step
 
 LOOK = 1.0
@@ -37,9 +38,9 @@ LEND_ALL, LEND_SOME = LEND.format(parts=""), LEND.format(parts=" AND part = ANY(
 NOW = "extract(epoch FROM clock_timestamp())::float8"
 
 FENCE = "SELECT FROM tidings.member WHERE id = %s FOR KEY SHARE"
-SETTLE = """UPDATE tidings.position p SET pos = %(mark)s
-    FROM (SELECT id FROM tidings.member WHERE id = %(member)s FOR KEY SHARE) m
-    WHERE p.feed = %(feed)s AND p.part = ANY(%(parts)s) AND p.pos < %(mark)s"""
+SETTLE = """UPDATE tidings.position p SET pos = %s
+    FROM (SELECT id FROM tidings.member WHERE id = %s FOR KEY SHARE) m
+    WHERE p.feed = %s AND p.part = ANY(%s) AND p.pos < %s"""
 PARK = """INSERT INTO tidings.ack (feed, pos, part, state, tries, due, key) VALUES (%s, %s, %s, %s, %s, 0, %s)
     ON CONFLICT DO NOTHING"""
 FORGET_DONE = "DELETE FROM tidings.ack WHERE feed = %s AND state = 0 AND pos <= %s AND part = ANY(%s)"
@@ -72,7 +73,13 @@ class Mine(NamedTuple):
     """The parts that a member owns. Whoever was fenced comes back as another member."""
 
     parts: list[int]
-    member: int = 0
+    array: Smalls
+    member: int
+
+
+def own(parts: list[int], member: int) -> Mine:
+    """What a member owns; the parts as a value for statements are made once."""
+    return Mine(parts, smalls(parts), member)
 
 
 class Outlook(NamedTuple):
@@ -132,9 +139,9 @@ class Settling(NamedTuple):
         """Whether moving the position says it all."""
         return not (self.above or self.retried or self.feed.done_to)
 
-    def values(self, mine: Mine) -> Mapping[str, Any]:
+    def values(self, mine: Mine) -> Row:
         """The values of SETTLE."""
-        return {"mark": self.mark, "member": mine.member, "feed": self.feed.id, "parts": mine.parts}
+        return self.mark, mine.member, self.feed.id, mine.array, self.mark
 
 
 def fence(connection: Connection, mine: Mine, name: str) -> None:
@@ -150,7 +157,7 @@ def settle(connection: Connection, settling: Settling, mine: Mine) -> None:
     if settling.above:
         connection.cursor().executemany(PARK, settling.above)
     if feed.done_to:
-        connection.run(FORGET_DONE, (feed.id, settling.mark, mine.parts))
+        connection.run(FORGET_DONE, (feed.id, settling.mark, mine.array))
     if settling.retried:
         positions = list(settling.retried)
         keys = encoded(settling.retried.values())
@@ -163,7 +170,7 @@ def settle(connection: Connection, settling: Settling, mine: Mine) -> None:
 
 def outlook(connection: Connection, feed: Feed, mine: Mine) -> Outlook:
     """How the exceptions of a feed look now."""
-    return seen(connection.run(STATES, (feed.id, mine.parts)).fetchall())
+    return seen(connection.run(STATES, (feed.id, mine.array)).fetchall())
 
 
 def seen(rows: Sequence[Row]) -> Outlook:

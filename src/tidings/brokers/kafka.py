@@ -8,6 +8,7 @@ groups stand. librdkafka blocks, so what asks it something runs in threads.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -25,17 +26,22 @@ except ImportError as error:
 
 from tidings.kafka.ledger import Ledger
 from tidings.kafka.line import KafkaLine
+from tidings.kafka.notes import GROUP, Notes
 from tidings.kafka.offsets import ANSWER, RESERVED, Offsets, checked, recalled
 from tidings.kafka.publisher import Publisher
 from tidings.kafka.pump import Place
 from tidings.kafka.settings import SOON, Settings, broker_error, made
 from tidings.kafka.wire import Wire
 
+log = logging.getLogger("tidings")
+
 LEASE = 30.0
 FLUSH = 10.0
 AGAIN = 0.1
 USUAL_LIMIT = 1_048_588
 VIEW = "tidings-view"
+LOOK = 1.0
+"""Seconds between two looks for notes."""
 
 T = TypeVar("T")
 
@@ -79,6 +85,8 @@ class KafkaLink:
             raise broker_error(self._said[0], "Kafka cannot be reached") if self._said else error from error
         self.limit = USUAL_LIMIT - RESERVED
         patience = 2 * float(self._settings.producer()["message.timeout.ms"]) / 1000
+        self._notes = Notes(self._consumer(self.prefix + GROUP))
+        self._looker = asyncio.create_task(self._look(), name="tidings-kafka-notes")
         self._publisher = Publisher(lambda: made(Producer, self._settings.producer()), self._message, patience)
 
     async def close(self) -> None:
@@ -89,6 +97,9 @@ class KafkaLink:
         for line in list(self._lines):
             await line.close()
         await publisher.close(FLUSH)
+        self._looker.cancel()
+        await asyncio.wait([self._looker])
+        await asyncio.get_running_loop().run_in_executor(self._threads, self._notes.close)
         self._threads.shutdown(wait=False)
 
     def forget(self, line: KafkaLine) -> None:
@@ -184,13 +195,19 @@ class KafkaLink:
     def _from(self, name: str, start: Start | float) -> list[Ledger]:
         return [Ledger(name, *place) for place in self._offsets.edge(name, self._offsets.topic(name), start).items()]
 
-    def recall(self, consumer: Consumer, places: Sequence[Place]) -> list[Ledger]:
+    def recall(self, group: str, consumer: Consumer, places: Sequence[Place]) -> list[Ledger]:
         """Where the group stands, in the pump's thread. A partition that is new to it begins with its beginning."""
         found = consumer.committed([TopicPartition(*place) for place in places], timeout=self.lease)
         for each in found:
             if checked(each).offset < 0:
                 each.offset = consumer.get_watermark_offsets(each, timeout=ANSWER)[0]
-        return [recalled(each) for each in found]
+        ledgers = [recalled(each) for each in found]
+        said = self._notes.read(places)
+        for ledger in ledgers:
+            note = said[ledger.topic, ledger.partition].get(group)
+            if note is not None and note.name != ledger.place:
+                ledger.move(note.name, note.offset)
+        return ledgers
 
     async def lag(self, topic: str, group: str) -> Lag:
         """See Link.lag. How old the oldest is would take reading it: it is not known."""
@@ -208,7 +225,7 @@ class KafkaLink:
         return Lag(waiting, None)
 
     async def seek(self, topic: str, group: str, to: Start | float) -> None:
-        """See Link.seek. Members obey when they look for it, at most `SEEK` seconds later; this waits for that."""
+        """See Link.seek. Where there are members, they find a note, and this returns when they have obeyed."""
         self._check()
         name, where = self.prefix + topic, self.prefix + group
         about = f"{group} cannot be moved on {topic}"
@@ -217,4 +234,26 @@ class KafkaLink:
         if not known:
             raise BrokerError(f"{about}: there is no such group on it; declare it first.")
         edge = await self._ask(lambda: self._offsets.edge(name, partitions, to), about)
-        await self._ask(lambda: self._offsets.move(where, name, edge), about)
+        order = self.clock.id()
+        await self._ask(lambda: self._notes.leave(where, name, order, edge), about)
+        until = self.clock.monotonic() + 2 * self.lease + LOOK
+        while not await self._ask(lambda: self._offsets.move(where, name, edge, order), about):
+            known = await self._ask(lambda: self._offsets.group(where, name, partitions), about)
+            if all(each.place == order for each in known.values()):
+                return
+            if self.clock.monotonic() > until:
+                raise BrokerError(f"{about} yet: its members have not obeyed; they will when they answer.")
+            await self.clock.sleep(AGAIN)
+
+    async def _look(self) -> None:
+        """Look for notes, as long as there are lines."""
+        while True:
+            await self.clock.sleep(LOOK)
+            places = sorted({place for line in self._lines for place in line.places()})
+            try:
+                said = await self._ask(partial(self._notes.read, places), "notes cannot be read") if places else {}
+            except BrokerError as error:
+                log.debug("%s", error)
+                continue
+            for line in list(self._lines):
+                line.heed(said)

@@ -49,10 +49,7 @@ class Keeper:
         while wanted := [(ledger, version) for ledger, version in wanted if ledger.kept < version]:
             if any(ledger.number not in self._numbered for ledger, _ in wanted):
                 raise Fenced(f"partitions of {self._name} were lost to another member")
-            if self._round is None:
-                self._round = asyncio.get_running_loop().create_future()
-            awaited = self._round
-            self._commit()
+            awaited = self.go()
             try:
                 async with asyncio.timeout(max(until - self._clock.monotonic(), 0)):
                     await asyncio.shield(awaited)
@@ -62,6 +59,14 @@ class Keeper:
                 if error.args[0].code() not in PASSING or self._clock.monotonic() > until:
                     raise broker_error(error, f"the progress of {self._name} is not kept") from error
                 await self._clock.sleep(AGAIN)
+
+    def go(self) -> asyncio.Future[None]:
+        """The next commit, which begins when none is on its way."""
+        if self._round is None:
+            self._round = asyncio.get_running_loop().create_future()
+        awaited = self._round
+        self._commit()
+        return awaited
 
     def _commit(self) -> None:
         """Start the next commit, unless one is on its way: then it follows."""

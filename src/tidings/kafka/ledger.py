@@ -89,6 +89,14 @@ class Ledger:
         self.take_back(list(self.out.values()))
         return again
 
+    def move(self, name: str, offset: int) -> None:
+        """Begin anew at this offset, as a seek of this name wants it."""
+        self.place = name
+        self.next = offset
+        self.out.clear()
+        self.past.clear()
+        self.version += 1
+
     def told(self) -> str:
         """The metadata: what comes with which attempt if this member dies now."""
         text = f"{MARK} {self.place}"

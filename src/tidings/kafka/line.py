@@ -14,6 +14,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import count
 from typing import Protocol
 
@@ -24,6 +25,7 @@ from tidings.clock import Clock
 from tidings.errors import BrokerError, Closed, Fenced
 from tidings.kafka.keeper import Keeper
 from tidings.kafka.ledger import DONE, SHIFT, WITHIN, Ledger
+from tidings.kafka.notes import Note, Said
 from tidings.kafka.pump import Place, Pump
 from tidings.kafka.settings import broker_error
 from tidings.kafka.wire import Received, Wire
@@ -43,7 +45,7 @@ class House(Protocol):
     lease: float
     prefix: str
 
-    def recall(self, consumer: Consumer, places: Sequence[Place]) -> list[Ledger]:
+    def recall(self, group: str, consumer: Consumer, places: Sequence[Place]) -> list[Ledger]:
         """Where the group stands, in the pump's thread."""
         ...
 
@@ -62,8 +64,9 @@ class KafkaLine:
         self._read = house.wire.record
         self._consumer = consumer
         self._name = name
+        self._group = house.prefix + name
         self._remembers = remembers
-        self._pump = Pump(consumer, self, house.clock, house.recall)
+        self._pump = Pump(consumer, self, house.clock, partial(house.recall, self._group))
         self._ledgers: dict[str, dict[int, Ledger]] = {}
         self._numbered: dict[int, Ledger] = {}
         self._keeper = Keeper(name, house.clock, self._numbered, self._pump.commit, self.lease)
@@ -264,6 +267,30 @@ class KafkaLine:
             ledger.name = ledger.topic.removeprefix(self._house.prefix)
             ledger.number = self._number(ledger)
             self._ledgers.setdefault(ledger.topic, {})[ledger.partition] = ledger
+
+    def places(self) -> list[Place]:
+        """The partitions that are owned."""
+        return [(each.topic, each.partition) for each in self._numbered.values()] if self._remembers else []
+
+    def heed(self, said: Said) -> None:
+        """Go where these notes say, unless that was done."""
+        for ledger in list(self._numbered.values()):
+            note = said.get((ledger.topic, ledger.partition), {}).get(self._group)
+            if note is not None and note.name != ledger.place and not ledger.leaving:
+                place = (ledger.topic, ledger.partition)
+                self._pump.seek(place, note.offset, partial(self._moved, ledger, note))
+
+    def _moved(self, ledger: Ledger, note: Note) -> None:
+        if ledger.number not in self._numbered or ledger.place == note.name:
+            return
+        self._drop([ledger])
+        del self._numbered[ledger.number]
+        ledger.number = self._number(ledger)
+        ledger.move(note.name, note.offset)
+        self._fenced = f"{self._name} was moved on {ledger.name}"
+        self._stir.set()
+        self._settled.set()
+        self._keeper.go()
 
     def leave(self, places: Sequence[Place], patience: float, let_go: Callable[[], None]) -> None:
         """See pump.Line."""

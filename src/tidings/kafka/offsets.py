@@ -82,12 +82,20 @@ class Offsets:
             found = consumer.committed([TopicPartition(topic, number) for number in partitions], timeout=ANSWER)
         return {each.partition: recalled(each) for each in found if checked(each).offset >= 0}
 
-    def move(self, group: str, topic: str, to: Mapping[int, int]) -> None:
-        """Put a group without members at these offsets. Raises KafkaException where it has some."""
-        places = [TopicPartition(topic, number, offset, "") for number, offset in to.items()]
+    def move(self, group: str, topic: str, to: Mapping[int, int], name: str = "") -> bool:
+        """Put a group at these offsets, as the seek of this name wants it. False where it has members."""
+        told = Ledger(topic, 0, 0)
+        told.place = name
+        places = [TopicPartition(topic, number, offset, told.told()) for number, offset in to.items()]
         with self._standing(group) as consumer:
-            for each in consumer.commit(offsets=places, asynchronous=False) or ():
-                checked(each)
+            try:
+                for each in consumer.commit(offsets=places, asynchronous=False) or ():
+                    checked(each)
+            except KafkaException as error:
+                if error.args[0].code() in (KafkaError.UNKNOWN_MEMBER_ID, KafkaError.ILLEGAL_GENERATION):
+                    return False
+                raise
+        return True
 
     @contextlib.contextmanager
     def _standing(self, group: str) -> Generator[Consumer]:

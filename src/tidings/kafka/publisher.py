@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -68,7 +69,7 @@ class Publisher:
         self._message = message
         self._patience = patience
         self._loop = asyncio.get_running_loop()
-        self._finished: list[Batch] = []
+        self._finished: deque[Batch] = deque()
         self._space = asyncio.Event()
         self._waiting = 0
         self._open = True
@@ -83,7 +84,7 @@ class Publisher:
         """The thread: as long as this is the producer."""
         while self._open and producer is self._producer:
             if producer.poll(POLL) and (self._finished or self._waiting):
-                finished, self._finished = self._finished, []
+                finished = [self._finished.popleft() for _ in range(len(self._finished))]
                 with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                     self._loop.call_soon_threadsafe(self._tell, finished)
 

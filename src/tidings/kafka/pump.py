@@ -67,6 +67,8 @@ class Pump:
         self.quiet = True
         self.waiting = 0
         self.waiting_bytes = 0
+        self.silent = False
+        """Whether to do nothing more, as if the process were stopped: for tests."""
         self.ended = asyncio.Event()
         self._consumer = consumer
         self._line = line
@@ -75,6 +77,7 @@ class Pump:
         self._loop = asyncio.get_running_loop()
         self._asked = threading.Event()
         self._commits: deque[tuple[list[TopicPartition], Then]] = deque()
+        self._seeks: deque[tuple[TopicPartition, Callable[[], None]]] = deque()
         self._pulled: list[Received] = []
         self._on_the_way = 0
         self._told = 0
@@ -97,6 +100,11 @@ class Pump:
     def commit(self, places: list[TopicPartition], then: Then) -> None:
         """Commit these; `then` is called in the loop with what went wrong."""
         self._commits.append((places, then))
+        self._asked.set()
+
+    def seek(self, place: Place, offset: int, then: Callable[[], None]) -> None:
+        """Pull on from this offset; `then` is called in the loop before what is pulled there arrives."""
+        self._seeks.append((TopicPartition(*place, offset), then))
         self._asked.set()
 
     def wake(self) -> None:
@@ -124,6 +132,9 @@ class Pump:
         pause = FIRST
         while not self._ending:
             self._asked.clear()
+            if self.silent:
+                self._asked.wait(IDLE)
+                continue
             served = self._serve()
             try:
                 found = self._look()
@@ -135,8 +146,9 @@ class Pump:
             pause = FIRST if found or served else min(2 * pause, LAST)
             if not self._at_rest():
                 self._asked.wait(pause if self._has_room() else FULL)
-        self._serve()
-        self._consumer.close()
+        if not self.silent:
+            self._serve()
+            self._consumer.close()
         self._in_loop(self.ended.set)
 
     def _look(self) -> bool:
@@ -148,6 +160,11 @@ class Pump:
             self._astray = False
             consumer.unsubscribe()
             self._subscribe()
+        while self._seeks:
+            place, then = self._seeks.popleft()
+            if any((each.topic, each.partition) == (place.topic, place.partition) for each in consumer.assignment()):
+                consumer.seek(place)
+                self._in_loop(then)
         room = self._has_room()
         if room is self._paused:
             (consumer.resume if room else consumer.pause)(consumer.assignment())

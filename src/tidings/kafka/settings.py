@@ -27,7 +27,7 @@ PORT = 9092
 PARTITIONS = 12
 SIGNED = {"security.protocol": "SASL_SSL", "sasl.mechanism": "SCRAM-SHA-512"}
 """How to sign in where the URL has a user and says no more."""
-EVERY = {"reconnect.backoff.ms": 500, "reconnect.backoff.max.ms": 2000, "socket.keepalive.enable": True}
+EVERY = {"reconnect.backoff.ms": 500, "reconnect.backoff.max.ms": 2000, "socket.keepalive.enable": True, "log_level": 3}
 PRODUCER = {
     "enable.idempotence": True,
     "acks": "all",
@@ -82,6 +82,9 @@ SOON = {
     KafkaError.COORDINATOR_NOT_AVAILABLE,
     KafkaError.NOT_COORDINATOR,
     KafkaError.REQUEST_TIMED_OUT,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.OFFSET_NOT_AVAILABLE,
     KafkaError._WAIT_COORD,
 }
 """What passes by itself: a topic that was just made, a broker that was just started."""

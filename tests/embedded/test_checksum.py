@@ -123,7 +123,9 @@ def adapt_another(path: Path) -> None:
         adapt(connection)
 
 
-@pytest.mark.parametrize("changed", ["headers = '{\"a\":'", "type = CAST(x'41ff42' AS TEXT)"])
+@pytest.mark.parametrize(
+    "changed", ["headers = '{\"a\":'", "headers = x'ff'", "type = CAST(x'41ff42' AS TEXT)", "body = 7"]
+)
 async def test_what_cannot_be_read_is_named_and_not_shown(path: Path, changed: str) -> None:
     change(path, f"UPDATE tidings_log SET {changed}")
     async for broker in opened(path):

@@ -14,7 +14,7 @@ from tests.matrix import Figures, Row
 from tests.storage.damage import COMMITS, Log, survey
 from tests.storage.survey import folder_in_memory
 
-ROUNDS = 3
+ROUNDS = 2
 """Bits of each page."""
 WITH_CHECKSUM = {"tidings_log", "tidings_delay"}
 

@@ -32,8 +32,8 @@ from tidings.errors import StorageError, StorageForeign, StorageTooNew
 from tidings.stores.sqlite import SqliteStore
 
 PAGE, FRAME, SECTOR = 4096, 4096 + 24, 512
-TOPICS = {"often": 160, "rarely": 12}
-COMMITS = 10
+TOPICS = {"often": 110, "rarely": 12}
+COMMITS = 6
 """In the WAL that is cut."""
 
 

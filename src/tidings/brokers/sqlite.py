@@ -211,7 +211,7 @@ class SqliteBroker:
         """One short SELECT. A read transaction is never held across anything else, or the WAL could not be reset."""
         try:
             return rows(self._reader.execute(sql, values))
-        except sqlite3.Error as error:
+        except (sqlite3.Error, TypeError) as error:
             raise named(error, self.database.path) from error
 
     async def run(self, step: Callable[[Connection], Any]) -> Any:

@@ -53,7 +53,7 @@ def headers_of(text: str, pos: int, path: Path) -> dict[str, str]:
     """The headers of a record. Raises StorageBroken where they are not what was written."""
     try:
         return msgspec.json.decode(text, type=dict[str, str])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, TypeError) as error:  # or no text at all
         raise damaged(path, f"the headers of record {pos} cannot be read ({error})") from error
 
 

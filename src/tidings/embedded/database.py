@@ -234,8 +234,10 @@ def refuse_network(path: Path, mounts: str | None = None) -> None:
         )
 
 
-def named(error: sqlite3.Error | OSError, path: Path) -> StorageError:
+def named(error: sqlite3.Error | OSError | TypeError, path: Path) -> StorageError:
     """The StorageError that says what an error of SQLite, or of a file beside its own, means and what to do."""
+    if isinstance(error, TypeError):
+        return damaged(path, "a value in it is of another type than was written")
     if isinstance(error, OSError):
         return StorageError(f"{path}: a file beside it cannot be opened ({error.strerror}); {CHECK}.")
     if isinstance(error, sqlite3.ProgrammingError):

@@ -1,11 +1,13 @@
 """An app on PostgreSQL, as a program that can be killed.
 
-    python -m tests.brokers.postgres_shop URL
+    python -m tests.brokers.postgres_shop URL [--dies-of NUMBER]
 
 Every effect is a row of a table of its own, in the transaction that settles the event: one too many shows.
 """
 
 import asyncio
+import os
+import signal
 import sys
 from collections.abc import AsyncIterator
 
@@ -34,8 +36,8 @@ class Counted(Event, name="count.changed", version="1.0", key="customer"):
     count: int
 
 
-def shop(url: str, lease: float = 2.0) -> App:
-    app = App("shop", broker=f"{url}?lease={lease:g}")
+def shop(url: str, dies_of: int | None = None) -> App:
+    app = App("shop", broker=f"{url}?lease=2")
     counts = app.table("counts", int)
 
     @app.on(Ordered, concurrency=4)
@@ -48,6 +50,8 @@ def shop(url: str, lease: float = 2.0) -> App:
 
     @app.on(Ordered)
     def book(order: Ordered, db: psycopg.Connection) -> None:
+        if order.number == dies_of:
+            os.kill(os.getpid(), signal.SIGKILL)
         db.execute("INSERT INTO booked (number, key) VALUES (%s, %s)", (order.number, order.customer))
 
     @app.on(Counted)
@@ -62,4 +66,4 @@ def shop(url: str, lease: float = 2.0) -> App:
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(serve([shop(sys.argv[1])])))
+    sys.exit(asyncio.run(serve([shop(sys.argv[1], int(sys.argv[3]) if len(sys.argv) > 3 else None)])))

@@ -3,14 +3,14 @@
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from tests.brokers.nats_server import NatsServer
 from tidings.broker import Delivery, Record, Start
 from tidings.brokers.nats import NatsLink
 from tidings.clock import Clock
+from tidings.dev import Nats
 from tidings.errors import BodyTooLarge, BrokerError, Closed, Fenced
 from tidings.link import Line, Link
 
@@ -18,24 +18,20 @@ GROUP = "shop.reserve"
 NUMBERS = itertools.count(1)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    server = NatsServer(tmp_path_factory.mktemp("nats"))
-    server.start()
-    yield server
-    server.end()
-
-
 @pytest.fixture
-async def link(server: NatsServer) -> AsyncIterator[NatsLink]:
-    async with opened(server, f"own{next(NUMBERS)}") as link:
+async def link(nats_server: Nats) -> AsyncIterator[NatsLink]:
+    async with opened(nats_server, own()) as link:
         yield link
 
 
+def own() -> str:
+    """A prefix that no other test has."""
+    return f"own{next(NUMBERS)}"
+
+
 @contextlib.asynccontextmanager
-async def opened(server: NatsServer, prefix: str, more: str = "") -> AsyncIterator[NatsLink]:
-    await server.up()
-    link = NatsLink(f"{server.url}?prefix={prefix}{more}", Clock(), lease=3.0)
+async def opened(server: Nats, prefix: str, more: str = "", *, lease: float = 3.0) -> AsyncIterator[NatsLink]:
+    link = NatsLink(f"{server.url}?prefix={prefix}{more}", Clock(), lease=lease)
     await link.open()
     try:
         yield link
@@ -109,9 +105,9 @@ async def test_an_id_is_kept_once(link: NatsLink) -> None:
     assert await line.fetch(10, 0.2) == []
 
 
-async def test_parts_are_shared_and_handed_over(server: NatsServer) -> None:
-    prefix = f"own{next(NUMBERS)}"
-    async with opened(server, prefix) as one, opened(server, prefix) as other:
+async def test_parts_are_shared_and_handed_over(nats_server: Nats) -> None:
+    prefix = own()
+    async with opened(nats_server, prefix) as one, opened(nats_server, prefix) as other:
         first = await one.join(["order"], GROUP)
         await one.publish(records(40, keys=40))
         held = await taken(first, 40)

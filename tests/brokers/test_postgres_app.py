@@ -157,10 +157,40 @@ async def test_apps_do_not_overwrite_what_others_have_written(empty_database: st
 # -- many processes, some of which die
 
 
-async def start(url: str) -> asyncio.subprocess.Process:
+async def start(url: str, *words: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.brokers.postgres_shop", url, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        sys.executable, "-m", "tests.brokers.postgres_shop", url, *words, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
+
+
+@pytest.mark.crash
+@pytest.mark.timeout(120)
+async def test_an_event_that_kills_its_worker_is_found_out(empty_database: str) -> None:
+    run(empty_database, TABLES)
+    app = shop(empty_database)
+    async with running(app):
+        pass
+    speaker = App("speaker", broker=empty_database)
+    async with running(speaker):
+        for number in range(40):
+            await speaker.publish(Ordered(customer=f"c{number}", number=number))
+    deaths = 0
+    async with asyncio.timeout(100):
+        while rows(empty_database, "SELECT count(*) FROM booked") != [(39,)] or not dead_letters(empty_database):
+            worker = await start(empty_database, "--dies-of", "13")
+            while worker.returncode is None:
+                if rows(empty_database, "SELECT count(*) FROM booked") == [(39,)] and dead_letters(empty_database):
+                    worker.send_signal(signal.SIGTERM)
+                    break
+                await asyncio.sleep(0.2)
+            deaths += await worker.wait() == -signal.SIGKILL
+    assert 1 <= deaths <= 6
+    assert rows(empty_database, "SELECT count(*) FROM booked WHERE number = 13") == [(0,)]
+
+
+def dead_letters(url: str) -> int:
+    sql = "SELECT count(*) FROM tidings.log l JOIN tidings.topic t ON t.id = l.topic WHERE t.name = 'dead.shop.book'"
+    return int(rows(url, sql)[0][0])
 
 
 @pytest.mark.crash

@@ -263,6 +263,14 @@ def test_a_standby_is_refused(tmp_path: Path) -> None:
             database(server.url).prepare()
 
 
+async def test_a_database_that_cannot_hold_every_character(postgres_server: Postgres, empty_database: str) -> None:
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0")
+        with pytest.raises(StorageUnsafe, match=r"keeps text as LATIN1.*ENCODING 'UTF8'"):
+            database(postgres_server.url.rpartition("/")[0] + "/latin").prepare()
+        connection.execute("DROP DATABASE latin WITH (FORCE)")
+
+
 async def test_what_others_have_made(empty_database: str) -> None:
     with psycopg.connect(empty_database, autocommit=True) as connection:
         connection.execute("CREATE SCHEMA tidings")
@@ -278,7 +286,7 @@ async def test_what_others_have_made(empty_database: str) -> None:
 def test_each_error_of_the_server_has_its_name() -> None:
     assert isinstance(named(psycopg.errors.DiskFull("no space left"), "db"), StorageFull)
     with pytest.raises(StorageUnsafe, match="needs 13 or newer"):
-        database("postgresql://127.0.0.1/x")._check((12_00_05, False, False, True))
+        database("postgresql://127.0.0.1/x")._check((12_00_05, False, False, True, "UTF8"))
 
 
 # -- addresses

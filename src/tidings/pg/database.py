@@ -45,11 +45,12 @@ DEADLINE = 15.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 4.0
 """Seconds between two attempts to connect, before jitter: it is added, never taken off."""
 DEFAULTS: Mapping[str, Any] = {
-    "application_name": "tidings", "connect_timeout": 5, "keepalives": 1, "keepalives_idle": 5,
-    "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10000,
+    "application_name": "tidings", "client_encoding": "UTF8", "connect_timeout": 5, "tcp_user_timeout": 10000,
+    "keepalives": 1, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3,
 }  # fmt: skip
 SETTLED = """SELECT current_setting('server_version_num')::int, pg_is_in_recovery(),
     current_setting('transaction_read_only') = 'on', current_setting('fsync') = 'on',
+    current_setting('server_encoding'),
     set_config('synchronous_commit', CASE WHEN NOT %(durable)s THEN 'off'
         WHEN current_setting('synchronous_commit') = 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false),
     set_config('lock_timeout', '10s', false), set_config('default_transaction_isolation', 'read committed', false),
@@ -231,10 +232,15 @@ class Database:
         return problem
 
     def _check(self, found: Row) -> None:
-        version, standby, read_only, fsync, *_ = found
+        version, standby, read_only, fsync, encoding, *_ = found
         if version < OLDEST:
             raise StorageUnsafe(
                 f"{self.name} is PostgreSQL {version // 10000}; tidings needs {OLDEST // 10000} or newer."
+            )
+        if encoding != "UTF8":
+            raise StorageUnsafe(
+                f"{self.name} keeps text as {encoding}, which cannot hold every character; "
+                "make a database with ENCODING 'UTF8' TEMPLATE template0."
             )
         if standby:
             raise StorageReadOnly(

@@ -1,8 +1,9 @@
 """All runs of a stage share a file and connections to it: none of them sees anything of those before it."""
 
+import gc
 import sqlite3
 
-from tests.sim import shop
+from tests.sim import contested, shop
 from tidings import App
 from tidings.testing.sim import Faults, Simulation
 from tidings.testing.sim.trial import Plan, Stage
@@ -32,5 +33,17 @@ def test_a_run_sees_no_row_and_no_table_of_those_before_it() -> None:
         for seed in range(4):
             outcome = stage.play(seed)
             assert outcome.error is None, outcome.error
+    finally:
+        stage.close()
+
+
+def test_runs_leave_nothing_in_memory() -> None:
+    """Thousands of them share an interpreter; a world that is kept weighs as much as all that a run needs."""
+    stage = Stage(contested.PLAN)
+    try:
+        for seed in (3, 35, 44, 46, 61, 76):  # processes that have handled what is not settled, or are still leaving
+            assert stage.play(seed).error is None
+        gc.collect()
+        assert sum(isinstance(each, Simulation) for each in gc.get_objects()) <= 1  # that in which all was declared
     finally:
         stage.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import signal
 from collections.abc import Callable, Sequence
@@ -67,8 +68,8 @@ def _listen(
 def _play(make: Callable[[], Plan], seeds: Sequence[int], mouth: Any) -> None:
     """In a process: tell of every few runs, and of the first one that fails by its seed; None at the end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started us ends us
-    stage, tally = Stage(make()), Tally()
-    try:
+    with contextlib.suppress(BrokenPipeError), contextlib.closing(Stage(make())) as stage:  # nobody listens any more
+        tally = Tally()
         for seed in seeds:
             outcome = stage.play(seed)
             if outcome.error is not None:
@@ -80,5 +81,3 @@ def _play(make: Callable[[], Plan], seeds: Sequence[int], mouth: Any) -> None:
                 tally = Tally()
         mouth.send(tally)
         mouth.send(None)
-    finally:
-        stage.close()

@@ -33,6 +33,11 @@ class Left(Connection):
             self.guarded = True
             super().guard()
 
+    def close(self) -> None:
+        """See sqlite3."""
+        super().close()
+        self.files.forget(self)
+
     def leave(self) -> None:
         """Let the next process have it that asks for one of its role, unless it has tables of its own."""
         if self.in_transaction:
@@ -53,7 +58,7 @@ class Files:
         self._template.mkdir()
         self._prepared = False
         self.left: dict[str, list[Left]] = {}
-        self._all: list[Left] = []
+        self._all: dict[Left, None] = {}
         self._databases: dict[str, SimDatabase] = {}
         self._keeper: sqlite3.Connection | None = None
         self._objects: list[Any] = []
@@ -110,16 +115,20 @@ class Files:
 
     def add(self, connection: Left) -> None:
         """Close it when all are closed."""
-        self._all.append(connection)
+        self._all[connection] = None
         self.left.setdefault(connection.role, [])
+
+    def forget(self, connection: Left) -> None:
+        """It is closed."""
+        self._all.pop(connection, None)
 
     def close(self) -> None:
         """Close all connections, and remove the file."""
-        for connection in self._all:
+        for connection in list(self._all):
             connection.close()
         if self._keeper is not None:
             self._keeper.close()
-        self.left, self._all, self._keeper = {}, [], None
+        self.left, self._keeper = {}, None
         shutil.rmtree(self._run, ignore_errors=True)
 
 

@@ -297,7 +297,9 @@ class SimStore(SqliteStore):
     """The embedded store of a simulated process."""
 
     def drop(self) -> None:
-        """See SimBroker.drop."""
+        """See SimBroker.drop. An outcome, into which the garbage collector does not see, leads to the world no more."""
+        self._find_writer = None
+        self._ahead.clear()
         if self._reader is not None:
             leave(self._reader)
             self._reader = None

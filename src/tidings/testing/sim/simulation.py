@@ -138,7 +138,7 @@ class Simulation(World):
             self.loop.run_until_complete(self._play(scenario, verdict))
         finally:
             failpoint.hit = before
-            for process in (*self._alive.values(), *([self._client] if self._client else []), *self._dropped):
+            for process in (*self._alive.values(), *([self._client] if self._client else []), *self._leaving):
                 process.drop()
             self.loop.bury()
 

@@ -22,6 +22,8 @@ from tidings.testing.sim.tape import Choices, Place, Tape
 from tidings.testing.sim.verdict import judge
 from tidings.testing.sim.world import Moment
 
+SWEEP = 20
+"""Runs between two collections of what they have left."""
 Scenario = Callable[[Simulation], Awaitable[Any]]
 
 
@@ -66,6 +68,7 @@ class Stage:
         memory = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
         self._folder = Path(tempfile.mkdtemp(prefix="tidings-", dir=memory if os.access(memory, os.W_OK) else None))
         self._files = Files(self._folder)
+        self._runs = 0
         self._prepare()
 
     def close(self) -> None:
@@ -76,7 +79,7 @@ class Stage:
     def _prepare(self) -> None:
         """Let a process declare everything and leave."""
         tape = Tape(0, {})
-        with _silence(), _uncollected():
+        with _silence(), _uncollected(collect=True):
             world = Simulation(self.plan.apps, self._files, tape, faults=Faults.none(), seed=0, processes=1)
             world.prepare()
         self._files.prepared(self.plan.tables)
@@ -88,22 +91,24 @@ class Stage:
     ) -> Outcome:  # fmt: skip
         """Run it: by chance, or as the choices of an earlier run with this seed and these rates say."""
         rates = self.plan.faults.swarm(seed) if rates is None else rates
-        tape = Tape(seed, rates, choices)
+        self._runs += 1
+        with _silence(), _uncollected(collect=self._runs % SWEEP == 0):
+            return self._play(seed, Tape(seed, rates, choices), trace)
+
+    def _play(self, seed: int, tape: Tape, trace: bool) -> Outcome:
+        """In a function of its own, at whose end nobody knows the world any more."""
         self._files.restore()
-        world = Simulation(
-            self.plan.apps, self._files, tape, faults=self.plan.faults, seed=seed, processes=self.plan.processes
-        )
+        plan = self.plan
+        world = Simulation(plan.apps, self._files, tape, faults=plan.faults, seed=seed, processes=plan.processes)
         world.bounds = self._bounds
-        if trace:
-            world.loop.trace = []
+        world.loop.trace = [] if trace else None
         world.on_commit = self._watch(world)
         error: BaseException | None = None
         try:
-            with _silence(), _uncollected():
-                world.run(self.plan.scenario, self._judge)
+            world.run(plan.scenario, self._judge)
         except Exception as raised:  # noqa: BLE001 - whatever it is, it is what came of the run
             error = raised
-        return Outcome(seed, tape.played, error, world.timeline, world.loop.steps, rates, world.loop.trace or [])
+        return Outcome(seed, tape.played, error, world.timeline, world.loop.steps, tape.rates, world.loop.trace or [])
 
     def _watch(self, world: Simulation) -> Callable[[], None] | None:
         checks = [invariant.check for invariant in self.plan.invariants if invariant.after == "commit"]
@@ -125,14 +130,15 @@ class Stage:
 
 
 @contextlib.contextmanager
-def _uncollected() -> Generator[None]:
-    """A run is short, and nearly all of it is garbage at its end: then is the time to look for it."""
+def _uncollected(*, collect: bool) -> Generator[None]:
+    """Nearly all of a run is garbage at its end, and nothing of it before: then is the time to look, now and then."""
     before = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.collect(0)
+        if collect:
+            gc.collect()
         if before:
             gc.enable()
 

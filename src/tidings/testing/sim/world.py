@@ -70,7 +70,7 @@ class World:
         self._hearing: set[str] = set()
         self._fails: dict[tuple[str, str, str], int] = {}
         self._alive: dict[str, Process] = {}
-        self._dropped: list[Process] = []
+        self._leaving: list[Process] = []
         self._client: Process | None = None
         self._nemesis: asyncio.Task[None] | None = None
         self.bounds: Sequence[Bound] = ()
@@ -271,6 +271,7 @@ class World:
     def _leave(self, process: Process) -> None:
         self.tell(process.name, "is asked to end")
         del self._alive[process.name]
+        self._leaving.append(process)
         leaving = self.loop.create_task(process.leave(GRACE), context=process.context)
         leaving.add_done_callback(lambda task: self._left_in_order(process, task))
 
@@ -279,7 +280,6 @@ class World:
         if error is not None and not isinstance(error, StorageError):
             self.failures.append(error)
         self.tell(process.name, "has ended")
-        self._dropped.append(process)
         self._start()
 
     def _heal(self) -> None:

@@ -37,7 +37,7 @@ MEMORY = 60.0
 STEADY = 0.9
 LAG = 0.01
 LATER = 1.0
-IN_HAND = 2048
+IN_HAND = 4096
 """What must hold: MB above an idle worker; the last tenth beside the first; lag; seconds that a start takes longer; how
 many events a worker has in hand."""
 WHICH = "BACKLOG_HANDLER"

@@ -26,7 +26,7 @@ from tidings.broker import Delivery, Feature, Lag, Record, Start
 from tidings.clock import Clock
 from tidings.embedded import backlog, membership, steady
 from tidings.embedded.checksum import adapt, checksum, headers_of
-from tidings.embedded.database import Connection, Database, create, named
+from tidings.embedded.database import READ_ERRORS, Connection, Database, create, named
 from tidings.embedded.feed import FETCH, Feed, Loan, Rows, some
 from tidings.embedded.group import Group
 from tidings.embedded.membership import PARTS, Lent, Process
@@ -160,7 +160,7 @@ class SqliteBroker:
             undo.callback(self.database.close)
             try:
                 self._open_files(undo)
-            except (sqlite3.Error, OSError) as error:
+            except (*READ_ERRORS, OSError) as error:
                 raise named(error, self.database.path) from error
             undo.pop_all()
         self._seen = self.read(HEAD)[0][0]
@@ -211,7 +211,7 @@ class SqliteBroker:
         """One short SELECT. A read transaction is never held across anything else, or the WAL could not be reset."""
         try:
             return rows(self._reader.execute(sql, values))
-        except (sqlite3.Error, TypeError) as error:
+        except READ_ERRORS as error:
             raise named(error, self.database.path) from error
 
     async def run(self, step: Callable[[Connection], Any]) -> Any:

@@ -17,7 +17,7 @@ import msgspec
 from tidings.broker import Lag, Record, Start
 from tidings.embedded import backlog, membership
 from tidings.embedded.checksum import Altered, altered
-from tidings.embedded.database import APPLICATION_ID, FORMAT, Connection, named
+from tidings.embedded.database import APPLICATION_ID, FORMAT, READ_ERRORS, Connection, named
 from tidings.embedded.membership import Process
 from tidings.errors import StorageError, StorageForeign, StorageTooNew
 
@@ -113,7 +113,7 @@ class Catalog:
             self.connection = sqlite3.connect(
                 f"file:{quote(str(path))}?mode=ro", uri=True, isolation_level=None, factory=Connection
             )
-        except sqlite3.Error as error:
+        except READ_ERRORS as error:
             raise named(error, path) from error
         try:
             self._check()
@@ -141,7 +141,7 @@ class Catalog:
         """One short SELECT."""
         try:
             return self.connection.execute(sql, values).fetchall()
-        except sqlite3.Error as error:
+        except READ_ERRORS as error:
             raise named(error, self.path) from error
 
     # -- the file
@@ -165,7 +165,7 @@ class Catalog:
         """The records that are not what was published. Reads all of them, in short transactions."""
         try:
             return list(altered(self.connection))
-        except sqlite3.Error as error:
+        except READ_ERRORS as error:
             raise named(error, self.path) from error
 
     # -- what there is
@@ -219,7 +219,7 @@ class Catalog:
         """See Broker.lag."""
         try:
             return backlog.lag(self.connection, topic, group, now)
-        except sqlite3.Error as error:
+        except READ_ERRORS as error:
             raise named(error, self.path) from error
 
     def head(self) -> int:

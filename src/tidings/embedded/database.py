@@ -48,6 +48,8 @@ PRAGMA secure_delete=OFF;
 """The page cache is 16 MB: a worker fills all of it, and the system caches the file as well, so more was not faster."""
 
 
+READ_ERRORS = (sqlite3.Error, TypeError, UnicodeDecodeError)
+"""What reading a file raises; not only SQLite's own, where the disk has changed a type, a text or a name."""
 CHECK = "check its owner, the disk, and how many files a process may open (`ulimit -n`)"
 
 
@@ -153,7 +155,7 @@ class Database:
                 self._check(connection)
             finally:
                 connection.close()
-        except sqlite3.Error as error:
+        except READ_ERRORS as error:
             raise named(error, self.path) from error
 
     def connect(self, *, durable: bool | None = None) -> Connection:
@@ -234,10 +236,10 @@ def refuse_network(path: Path, mounts: str | None = None) -> None:
         )
 
 
-def named(error: sqlite3.Error | OSError | TypeError, path: Path) -> StorageError:
+def named(error: sqlite3.Error | OSError | TypeError | UnicodeDecodeError, path: Path) -> StorageError:
     """The StorageError that says what an error of SQLite, or of a file beside its own, means and what to do."""
-    if isinstance(error, TypeError):
-        return damaged(path, "a value in it is of another type than was written")
+    if isinstance(error, TypeError | UnicodeDecodeError):
+        return damaged(path, "a value or a name in it is not what was written")
     if isinstance(error, OSError):
         return StorageError(f"{path}: a file beside it cannot be opened ({error.strerror}); {CHECK}.")
     if isinstance(error, sqlite3.ProgrammingError):

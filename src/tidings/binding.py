@@ -92,8 +92,19 @@ def structured(topic: str, value: bytes, key: str | None) -> Record:
     body = bytes(event.data) if event.data_base64 is None else event.data_base64
     if event.data_base64 is None and isinstance(others.get("data"), str) and headers.get("datacontenttype"):
         body = others["data"].encode()
+    if event.source == NO_SOURCE:
+        del headers["source"]
     time = 0.0 if event.time is None else seconds(event.time)
-    return Record(topic, body, event.partitionkey or key, event.type, event.id, time, headers)
+    return Record(
+        topic, body, key if event.partitionkey is None else event.partitionkey, event.type, event.id, time, headers
+    )
+
+
+def structure(record: Record) -> bytes:
+    """A record in structured mode (JSON format), for a transport that cannot carry so much in headers."""
+    told: dict[str, Any] = attributes(record)
+    told["datacontenttype"] = told.pop(CONTENT_TYPE)
+    return msgspec.json.encode({**told, "data_base64": record.value})
 
 
 def text(value: Any) -> str:

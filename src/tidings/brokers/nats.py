@@ -6,6 +6,7 @@ The guide (docs/guide/nats.md) has the layout for other clients.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 
 from tidings.broker import Feature, Lag, Record, Start
@@ -44,7 +45,7 @@ class NatsLink:
         self._address = address.parse(url)
         self._clock = clock
         self._lease = self._address.lease or lease
-        self._keep = keep
+        self._keep = None if keep is None or math.isinf(keep) else keep
         self._connection = Connection(self._address, clock)
         self._bucket = f"KV_{self._address.prefix}"
         self._topics: dict[str, Topic] = {}
@@ -92,7 +93,7 @@ class NatsLink:
         return {
             "subjects": [root, f"{root}.*"], "subject_transform": {"src": root, "dest": f"{root}.0"},
             "storage": "file", "retention": "limits", "discard": "old", "allow_direct": True,
-            "max_age": int((self._keep or 0) * 1e9), "duplicate_window": int(window * 1e9),
+            "max_age": 0 if self._keep is None else int(self._keep * 1e9), "duplicate_window": int(window * 1e9),
             "num_replicas": self._address.replicas, "metadata": {METADATA: str(self._address.parts)},
         }  # fmt: skip
 
@@ -102,7 +103,7 @@ class NatsLink:
         where, bounds = await self._stream(topic)
         if not groups:
             return
-        read = await server.position(wire, where.stream, bounds, start)
+        read = await server.position(wire, where, bounds, start)
         questions: list[Question] = []
         for group in groups:
             place = naming.place(self._address.prefix, topic, group)
@@ -139,14 +140,14 @@ class NatsLink:
                 raise PublishFailed(f"{len(unsent)} records may not be kept: {problem}", unsent) from problem
 
     def _message(self, topic: Topic, record: Record, largest: int) -> Question:
-        headers = content.headers(record)
-        size = len(headers) + len(record.value)
+        headers, value = content.message(record)
+        size = len(headers) + len(value)
         if len(record.value) > largest - HEADROOM or size > largest:
             raise BodyTooLarge(
                 f"A message of {size} bytes for topic {record.topic}, headers and all, is over the limit of the NATS "
                 f"server (max_payload {largest}, of which {HEADROOM} are for headers); publish a reference instead."
             )
-        return Question(topic.subject(record.key, record.id), record.value, headers)
+        return Question(topic.subject(record.key, record.id), value, headers)
 
     async def join(self, topics: Sequence[str], group: str | None, start: Start | float = Start.LATEST) -> Line:
         """See Link."""
@@ -165,15 +166,16 @@ class NatsLink:
         starts: dict[Topic, int] = {}
         for name in topics:
             topic, bounds = await self._stream(name)
-            starts[topic] = await server.position(self._connection.wire(), topic.stream, bounds, start)
+            starts[topic] = await server.position(self._connection.wire(), topic, bounds, start)
         return starts
 
     async def lag(self, topic: str, group: str) -> Lag:
         """See Link."""
-        wire, where = self._connection.wire(), await self._topic(topic)
+        wire = self._connection.wire()
         sight = await look(wire, self._bucket, naming.place(self._address.prefix, topic, group))
         if not sight.parts:
             return Lag(None, None)
+        where = await self._topic(topic)
         states = {number: seen.state for number, seen in sight.parts.items()}
         found = [server.ahead(wire, where.stream, where.subjects[n], state.read + 1) for n, state in states.items()]
         open_ones = sorted(sequence for state in states.values() for sequence in (*state.out, *state.back))
@@ -187,12 +189,12 @@ class NatsLink:
     async def seek(self, topic: str, group: str, to: Start | float) -> None:
         """See Link."""
         wire = self._connection.wire()
-        where, bounds = await self._stream(topic)
         place = naming.place(self._address.prefix, topic, group)
-        read = encode(State(await server.position(wire, where.stream, bounds, to)))
         left = (await look(wire, self._bucket, place)).parts
         if not left:
             raise BrokerError(f"there is no group {group} on topic {topic}")
+        where, bounds = await self._stream(topic)
+        read = encode(State(await server.position(wire, where, bounds, to)))
         while left:  # its member may be writing
             questions = [compare_and_put(place.part(number), seen.revision, read) for number, seen in left.items()]
             answers = dict(zip(left, await wire.ask(questions, server.DEADLINE), strict=True))

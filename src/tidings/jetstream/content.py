@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import quote
 
 from tidings import binding
-from tidings.binding import unpercent
+from tidings.binding import CONTENT_TYPE, STRUCTURED, unpercent
 from tidings.broker import Record
-from tidings.errors import InvalidEvent
+from tidings.errors import DecodeError, InvalidEvent
 
 NAME = re.compile(r"[!#-9;-~]+")
-OURS = ("nats-", "ce-")
+MOST = 60_000
+"""Bytes of headers; JetStream keeps at most 64 KiB, with some of its own."""
+TIME = b"\r\nce-time: "
+
+
+def message(record: Record) -> tuple[bytes, bytes]:
+    """Headers and body of a message: in structured mode where NATS does not take that much as headers."""
+    told = headers(record)
+    if len(told) <= MOST:
+        return told, record.value
+    identity = f"NATS/1.0\r\nNats-Msg-Id: {quote(record.id)}\r\n{CONTENT_TYPE}: {STRUCTURED}\r\n\r\n"
+    return identity.encode(), binding.structure(record)
 
 
 def headers(record: Record) -> bytes:
-    """The headers of a message. Raises InvalidEvent for a name that NATS cannot carry."""
+    """The headers of a message in binary mode. Raises InvalidEvent for a name that NATS cannot carry."""
     told = binding.percent(binding.attributes(record).items(), "ce-")
     lines = [f"{name}: {value}\r\n" for name, value in told.items()]
     for name in record.headers:
@@ -43,3 +55,12 @@ def _foreign(told: dict[str, str], name: str, text: str) -> None:
         told.setdefault("id", unpercent(text))
     elif name and not name.startswith("nats-"):
         told.setdefault(name, text)
+
+
+def time(headers: bytes) -> float | None:
+    """When a record was told, as far as its headers say so."""
+    _, found, rest = headers.partition(TIME)
+    try:
+        return binding.seconds(rest.partition(b"\r\n")[0].decode("ascii", "replace")) if found else None
+    except DecodeError:
+        return None

@@ -19,10 +19,10 @@ from tidings.clock import Clock
 from tidings.errors import BrokerError, Closed, Fenced
 from tidings.jetstream import content
 from tidings.jetstream.connection import Connection
-from tidings.jetstream.cursor import Cursor, State, decode, given_back
+from tidings.jetstream.cursor import Cursor, State, decode, encode, given_back
 from tidings.jetstream.group import Seen, Sight, look
 from tidings.jetstream.naming import Place, Topic
-from tidings.jetstream.part import Part
+from tidings.jetstream.part import Part, compare_and_put
 from tidings.jetstream.reader import Message
 from tidings.jetstream.server import DEADLINE, WRONG_REVISION, Latest, Refused, acked, call
 from tidings.jetstream.wire import Lost, Question
@@ -67,11 +67,16 @@ class GroupLine:
         self._trouble: BrokerError | None = None
         self._wire: object | None = None
         self._steward: asyncio.Task[None] | None = None
+        self._leaving: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Take a share of the parts."""
         self._connection.users.add(self)
-        await self._tend()
+        try:
+            await self._tend()
+        except BaseException:
+            await self.close()
+            raise
         for standing in self._standings:  # so that others make room
             self._wake(standing)
         self._steward = asyncio.create_task(self._keep_tending(), name="nats-member")
@@ -183,10 +188,22 @@ class GroupLine:
                 lost.append(part)
             else:  # it was given up, as was to be written
                 part.cursor.written = part.cursor.changes
-        if lost:
+        if lost:  # and maybe more than these
+            for standing in self._standings:
+                lost += self._taken_away(standing, await look(self._connection.wire(), self._bucket, standing.place))
             self._fence(lost)
             raise Fenced(LOST)
         return mine
+
+    def _taken_away(self, standing: Standing, sight: Sight) -> list[Part]:
+        """Those of ours that somebody else has written."""
+        return [
+            part
+            for number, part in standing.parts.items()
+            if (seen := sight.parts.get(number)) is not None
+            and seen.revision > part.cursor.revision
+            and seen.state.member != self._me
+        ]
 
     def _fence(self, lost: Iterable[Part]) -> None:
         """These are another's. What was out means nothing any more, and what is still ours of it comes again."""
@@ -242,14 +259,7 @@ class GroupLine:
 
     async def _share(self, standing: Standing, sight: Sight) -> None:
         mine = standing.parts
-        lost = [
-            part
-            for number, part in mine.items()
-            if (seen := sight.parts.get(number)) is not None
-            and seen.revision > part.cursor.revision
-            and seen.state.member != self._me
-        ]
-        if lost:
+        if lost := self._taken_away(standing, sight):
             self._fence(lost)
         alive = standing.life.alive(sight.members)
         rank = zlib.crc32(standing.place.root.encode()) % max(len(alive), 1)
@@ -333,20 +343,32 @@ class GroupLine:
 
     async def close(self) -> None:
         """See Line."""
-        if self._closed:
-            return
-        self._closed = True
-        self._news.set()
-        self._connection.users.discard(self)
+        if self._leaving is None:
+            self._closed = True
+            self._news.set()
+            self._leaving = asyncio.create_task(self._leave(), name="nats-leave")
+        await asyncio.shield(self._leaving)
+
+    async def _leave(self) -> None:
         if self._steward is not None:
             self._steward.cancel()
             await asyncio.wait([self._steward])
         with contextlib.suppress(BrokerError):
             await self._give_up(self._parts())
             for standing in self._standings:
-                headers = b"NATS/1.0\r\nKV-Operation: DEL\r\nNats-TTL: 60s\r\n\r\n"
-                question = Question(standing.place.member(self._me), b"", headers)
-                await self._connection.wire().ask([question], DEADLINE)
-                self._wake(standing)
+                await self._sign_off(standing)
         for part in self._parts():
             part.close()
+        self._connection.users.discard(self)
+
+    async def _sign_off(self, standing: Standing) -> None:
+        """Leave nothing that says we are there: no sign of life, and no part that was claimed when we were ended."""
+        wire = self._connection.wire()
+        headers = b"NATS/1.0\r\nKV-Operation: DEL\r\nNats-TTL: 60s\r\n\r\n"
+        questions = [Question(standing.place.member(self._me), b"", headers)]
+        for number, seen in (await look(wire, self._bucket, standing.place)).parts.items():
+            if seen.state.member == self._me:
+                state = encode(given_back(seen.state, died=False))
+                questions.append(compare_and_put(standing.place.part(number), seen.revision, state))
+        await wire.ask(questions, DEADLINE)
+        self._wake(standing)

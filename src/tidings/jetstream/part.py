@@ -50,7 +50,12 @@ class Part:
         """These were not lent after all."""
         for message in messages:
             self.cursor.take_back(message.sequence)
-        self._again.extendleft(reversed(messages))
+        self._line_up(messages)
+
+    def _line_up(self, messages: Sequence[Message]) -> None:
+        """These come again, each once, in the order of the stream: some may have been asked for meanwhile."""
+        known = {message.sequence: message for message in (*self._again, *messages)}
+        self._again = deque(known[sequence] for sequence in sorted(known))
 
     def write(self) -> Question:
         """What writes the cursor, where nobody else has written it."""
@@ -94,7 +99,7 @@ class Part:
                 raise Lost(f"the NATS server did not give message {sequence} of {self.topic.stream}")
             else:
                 found.append(got(answer))
-        self._again = deque(sorted([*self._again, *found]))
+        self._line_up(found)
         acked(answers[0])
         self.reader.begin()
 

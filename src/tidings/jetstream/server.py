@@ -7,9 +7,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from tidings.binding import seconds, stamp
+from tidings.binding import seconds
 from tidings.broker import Start
 from tidings.errors import BrokerError
+from tidings.jetstream import content
+from tidings.jetstream.naming import Topic
 from tidings.jetstream.reader import Message
 from tidings.jetstream.wire import Answer, Lost, Question, Wire
 
@@ -150,9 +152,10 @@ def one(stream: str, sequence: int) -> Question:
 
 
 class Ahead(NamedTuple):
-    """What lies on a subject from some sequence on: how much, and when (since the epoch) the first was kept."""
+    """What lies on a subject from some sequence on: how much, and when (since the epoch) the first was told."""
 
     messages: int
+    first: int
     since: float | None
 
 
@@ -161,17 +164,28 @@ async def ahead(wire: Wire, stream: str, subject: bytes, sequence: int) -> Ahead
     body = msgspec.json.encode({"seq": sequence, "next_by_subj": subject.decode(), "batch": 1})
     found = await wire.ask_many(Question(f"$JS.API.DIRECT.GET.{stream}".encode(), body), DEADLINE)
     if not found:
-        return Ahead(0, None)
+        return Ahead(0, sequence, None)
     told = fields(found[0].headers)
-    return Ahead(1 + int(told[b"Nats-Num-Pending"]), seconds(told[b"Nats-Time-Stamp"].decode()))
+    since = content.time(found[0].headers) or seconds(told[b"Nats-Time-Stamp"].decode())
+    return Ahead(1 + int(told[b"Nats-Num-Pending"]), int(told[b"Nats-Sequence"]), since)
 
 
-async def position(wire: Wire, stream: str, bounds: Bounds, start: Start | float) -> int:
-    """The sequence behind which to begin."""
+async def position(wire: Wire, topic: Topic, bounds: Bounds, start: Start | float) -> int:
+    """The sequence behind which to begin.
+
+    At a time: before the first record that was told then or later, found by halving. Where times go back and forth in
+    a stream, one of the places where they pass that time.
+    """
     if start is Start.LATEST:
         return bounds.last_seq
-    if start is Start.EARLIEST:
+    if not isinstance(start, float | int):
         return 0
-    body = msgspec.json.encode({"start_time": stamp(start), "batch": 1})
-    found = await wire.ask_many(Question(f"$JS.API.DIRECT.GET.{stream}".encode(), body), DEADLINE)
-    return got(found[0]).sequence - 1 if found else bounds.last_seq
+    low, high = bounds.first_seq, bounds.last_seq + 1
+    while low < high:
+        middle = (low + high) // 2
+        found = await ahead(wire, topic.stream, topic.all, middle)
+        if found.since is None or found.since >= start:
+            high = middle
+        else:
+            low = found.first + 1
+    return max(low - 1, 0)

@@ -1,8 +1,8 @@
 """A simulator: apps, the real engine and the real file in virtual time, with faults, by the thousand.
 
-`api.py` is what a test uses; `world.py` what happens in one run, `node.py` a process in it, `loop.py` the event loop
-with virtual time, `tape.py` the decisions, `verdict.py` what must hold, `shrink.py` and `report.py` what a failure
-comes to.
+`api.py` is what a test uses; `world.py` what happens in one run, `node.py` a process in it, `files.py` its file,
+`loop.py` the event loop with virtual time, `tape.py` the decisions, `verdict.py` what must hold, `shrink.py` and
+`report.py` what a failure comes to, `crew.py` many seeds at a time.
 """
 
 from tidings.testing.sim.api import SimulationFailed, Tally, invariant, simulate

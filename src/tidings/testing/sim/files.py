@@ -92,12 +92,12 @@ class Files:
 
     def _put_back(self, keeper: sqlite3.Connection) -> bool:
         """Undo what was written; False where that cannot be done, as where somebody still holds a snapshot."""
-        found = set(keeper.execute(OBJECTS.format(schema="main")))
-        if not found.issuperset(self._objects):
+        found = keeper.execute(OBJECTS.format(schema="main")).fetchall()
+        if any(each not in found for each in self._objects):
             return False
         keeper.execute("BEGIN IMMEDIATE")
-        for kind, name, _ in found.difference(self._objects):
-            if kind in ("table", "view"):
+        for kind, name, sql in found:
+            if (kind, name, sql) not in self._objects and kind in ("table", "view"):
                 keeper.execute(f'DROP {kind} main."{name}"')
         for kind, name, _ in self._objects:
             if kind == "table":

@@ -117,7 +117,8 @@ def unreachable(address: Address, error: Exception) -> BrokerError:
     if isinstance(error, ssl.SSLError):
         return BrokerError(f"{place} does not speak TLS, or does not accept our certificate ({error}): see ?cert=")
     if isinstance(error, TimeoutError):
-        return Lost(f"{place} does not answer within {DEADLINE:g} seconds")
+        hint = "; does it speak TLS there?" if address.tls else ""
+        return Lost(f"{place} does not answer within {DEADLINE:g} seconds{hint}")
     return Lost(f"{place} cannot be reached: {error}")
 
 

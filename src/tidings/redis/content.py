@@ -16,9 +16,9 @@ from tidings import binding
 from tidings.binding import JSON, NO_SOURCE, STRUCTURED, seconds, stamp
 from tidings.broker import Record
 from tidings.errors import DecodeError
+from tidings.redis.part import Entry
 
 TYPE = "datacontenttype"
-MOST_FIELDS = 1000
 KINDS = 1000
 
 
@@ -39,37 +39,30 @@ def words(record: Record) -> list[str | bytes]:
 
 
 class Kind(NamedTuple):
-    """Where the values of an entry with these fields lie. Without a `plain` one it is read field by field."""
+    """Where the values of an entry with these fields are, among its values. Ours are in this order; see `words`."""
 
-    plain: bool
-    id: int = 0
-    type: int = 0
-    time: int = 0
-    key: int = 0
-    source: int = 0
-    content: int = 0
-    data: int = 0
-    others: tuple[tuple[str, int], ...] = ()
+    ours: bool
+    keyed: bool = False
+    others: tuple[str, ...] = ()
 
 
-OWN = {b"ce_id": "id", b"ce_type": "type", b"ce_time": "time", b"ce_partitionkey": "key", b"ce_source": "source",
-       b"ce_datacontenttype": "content", b"data": "data"}  # fmt: skip
-NEEDED = {"id", "type", "time", "source", "content", "data"}
+OURS = (b"ce_specversion", b"ce_id", b"ce_source", b"ce_type", b"ce_time", b"ce_datacontenttype")
+KEY, DATA, JSON_BYTES, NOWHERE = b"ce_partitionkey", b"data", JSON.encode(), NO_SOURCE.encode()
 
 
 def kind(names: tuple[bytes, ...]) -> Kind:
     """How to read entries that have these fields in this order."""
-    places = {OWN[name]: 2 * n + 1 for n, name in enumerate(names) if name in OWN}
-    others = [(name, 2 * n + 1) for n, name in enumerate(names) if name not in OWN and name != b"ce_specversion"]
+    keyed = names[6:7] == (KEY,)
+    others = names[6 + keyed : -1]
+    known = {*OURS, KEY, DATA}
+    if names[:6] != OURS or names[-1] != DATA or len(set(names)) < len(names) or known & set(others):
+        return Kind(False)
+    if not all(name.startswith(b"ce_") for name in others):
+        return Kind(False)
     try:
-        extra = tuple((name.decode().removeprefix("ce_"), place) for name, place in others)
+        return Kind(True, keyed, tuple(name[3:].decode() for name in others))
     except UnicodeDecodeError:
         return Kind(False)
-    if not places.keys() >= NEEDED or not all(name.startswith(b"ce_") for name, _ in others):
-        return Kind(False)
-    if len(set(names)) < len(names) or len(names) > MOST_FIELDS:
-        return Kind(False)
-    return Kind(True, others=extra, **places)
 
 
 class Reading:
@@ -78,35 +71,57 @@ class Reading:
     def __init__(self, topic: str) -> None:
         self._topic = topic
         self._kinds: dict[tuple[bytes, ...], Kind] = {}
+        self._second = b""
+        self._micros = 0
 
-    def record(self, flat: Sequence[bytes], stream: str, id: bytes) -> Record:
-        """The record of an entry: one that tells no id is named by its stream and its id there."""
-        names = tuple(flat[::2])
-        found = self._kinds.get(names)
-        if found is None:
+    def records(self, entries: Sequence[Entry], stream: bytes) -> list[Record]:
+        """The records of entries: one that tells no id is named by its stream and its id there."""
+        found: list[Record] = []
+        names: Sequence[bytes] = ()
+        at = Kind(False)
+        for id, flat in entries:
+            if (mine := flat[::2]) != names:
+                names, at = mine, self._kind(tuple(mine))
+            if at.ours:
+                try:
+                    found.append(self._ours(flat[1::2], at))
+                    continue
+                except (ValueError, DecodeError):
+                    pass
+            found.append(self._any(flat, f"{stream.decode()}:{id.decode()}"))
+        return found
+
+    def _kind(self, names: tuple[bytes, ...]) -> Kind:
+        if (found := self._kinds.get(names)) is None:
             if len(self._kinds) >= KINDS:
                 self._kinds.clear()
             found = self._kinds[names] = kind(names)
-        if found.plain:
-            try:
-                return self._plain(flat, found)
-            except (UnicodeDecodeError, DecodeError):
-                pass
-        return self._any(flat, f"{stream}:{id.decode()}")
+        return found
 
-    def _plain(self, flat: Sequence[bytes], at: Kind) -> Record:
-        content = flat[at.content]
-        source = flat[at.source]
-        headers = {name: flat[n].decode() for name, n in at.others}
-        if source != b"/":
+    def _ours(self, values: Sequence[bytes], at: Kind) -> Record:
+        key: str | None = None
+        if at.keyed:
+            _, id, source, type, time, content, told, *others, data = values
+            key = told.decode()
+        else:
+            _, id, source, type, time, content, *others, data = values
+        headers = {name: value.decode() for name, value in zip(at.others, others, strict=False)} if others else {}
+        if source != NOWHERE:
             headers["source"] = source.decode()
-        if content != b"application/json":
+        if content != JSON_BYTES:
             headers[TYPE] = content.decode()
-            if headers[TYPE].startswith(STRUCTURED) or not content:
-                raise DecodeError("to be read field by field")
-        key = flat[at.key].decode() if at.key else None
-        time = seconds(flat[at.time].decode())
-        return Record(self._topic, flat[at.data], key, flat[at.type].decode(), flat[at.id].decode(), time, headers)
+            if headers[TYPE].startswith(STRUCTURED):
+                raise DecodeError("this is read otherwise")
+        if time[:20] != self._second or len(time) != 27 or time[26] != 90:
+            self._learn(time.decode())
+        at_time = (self._micros + int(time[20:26])) / 1_000_000
+        return Record(self._topic, data, key, type.decode(), id.decode(), at_time, headers)
+
+    def _learn(self, time: str) -> None:
+        """Seconds repeat: remember this one. Raises DecodeError for a time that is not written as `stamp` does it."""
+        if stamp(seconds(time)) != time:
+            raise DecodeError("this is read otherwise")
+        self._second, self._micros = time[:20].encode(), int(seconds(time[:19] + "Z")) * 1_000_000
 
     def _any(self, flat: Sequence[bytes], place: str) -> Record:
         fields = {flat[n].decode("utf-8", "replace"): flat[n + 1] for n in range(0, len(flat) - 1, 2)}

@@ -34,6 +34,7 @@ class Ears:
         self._asked: Round | None = None
         self._deadline = 0.0
         self._each = FEW
+        self._shut = False
 
     @property
     def listening(self) -> bool:
@@ -45,7 +46,11 @@ class Ears:
     async def ask(self, places: Mapping[bytes, bytes], wait: float, *, limit: int) -> None:
         """What lies in these streams behind these ids; hold the question for at most so many seconds."""
         if self._wire is None or not self._wire.alive:
-            self._wire = await self._dialer.dial(self._over)
+            wire = await self._dialer.dial(self._over)
+            if self._shut:
+                wire.hang_up()
+                return
+            self._wire = wire
         held = min(wait, LONGEST)
         block = ("BLOCK", max(1, int(held * 1000))) if held > 0 else ()
         each = max(1, min(self._each, limit))
@@ -62,7 +67,7 @@ class Ears:
             elif found:
                 self._learn(found)
                 for stream, entries in found:
-                    self._heard(stream, places[stream], [(id, fields) for id, fields in entries if fields is not None])
+                    self._heard(stream, places[stream], entries)
         self._over()
 
     def _learn(self, found: Sequence[Any]) -> None:
@@ -81,6 +86,11 @@ class Ears:
         if not asked.over.done() and self._wire is not None:
             self._wire.drop("the server did not answer")
             raise Lost("the Redis server did not answer in time")
+
+    def shut(self) -> None:
+        """Listen no more."""
+        self._shut = True
+        self.close()
 
     def close(self) -> None:
         """Forget the open question, and the connection with it."""

@@ -154,13 +154,10 @@ class GroupLine:
             raise
         lent: list[Delivery] = []
         for standing, part, entries in taken:
-            place = part.stream.decode()
-            for id, fields in entries:
-                if id in part.beyond:
-                    continue
-                receipt = next(self._receipts)
+            fresh = [each for each in entries if each[0] not in part.beyond] if part.beyond else entries
+            records = standing.reading.records(fresh, part.stream)
+            for (id, _), record, receipt in zip(fresh, records, self._receipts):  # noqa: B905 - receipts go on
                 self._out[receipt] = (part, id)
-                record = standing.reading.record(fields, place, id)
                 lent.append(Delivery(record, part.attempt(id) if part.deaths else 1, receipt))
             part.lent(entries)
         return lent
@@ -214,12 +211,14 @@ class GroupLine:
         for standing, lost in zip(changes, answers, strict=True):
             if lost := [number for number in lost if standing.parts.get(number) in {part for part, _ in parts}]:
                 self._fence(standing, lost)
+                self._fenced = LOST
                 raise Fenced(LOST)
 
     def _fence(self, standing: Standing, lost: Iterable[int]) -> None:
         """These are another's. What was out means nothing any more, and what is still ours of it comes again."""
         for number in lost:
-            standing.parts.pop(number, None)
+            if (part := standing.parts.pop(number, None)) is not None:
+                standing.stood[number] = part.position
         if self._out:  # otherwise nobody has anything that means nothing now
             self._fenced = LOST
         self._out.clear()
@@ -264,7 +263,10 @@ class GroupLine:
         gone = [number for number in range(len(standing.place.topic.streams)) if number not in known]
         now = self._clock.monotonic()
         standing.missing = {number: standing.missing.get(number, now) for number in gone}
-        ours = {number: standing.parts[number].position for number in gone if number in standing.parts}
+        standing.stood |= {number: part.position for number, part in standing.parts.items()}
+        ours = {number: standing.stood[number] for number in gone if number in standing.stood}
+        for number in known:
+            standing.stood.pop(number, None)
         late = {n: b"0-0" for n in gone if n not in ours and now - standing.missing[n] > self._lease}
         if not (ours or late):
             return
@@ -328,7 +330,7 @@ class GroupLine:
         if self._steward is not None:
             self._steward.cancel()
             await asyncio.wait([self._steward])
-        self._ears.close()
+        self._ears.shut()
         with contextlib.suppress(BrokerError):
             await self._write()
         with contextlib.suppress(BrokerError):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-Entry = tuple[bytes, Sequence[bytes]]
-"""Its id, and its fields and values in turn."""
+Entry = Sequence[Any]
+"""As it comes: its id, and its fields and values in turn."""
 TOGETHER = 64
 """How many suspects of one death are lent together."""
 
@@ -45,6 +45,7 @@ class Part:
         self.deaths: list[tuple[int, int]] = []
         self.beyond: set[bytes] = set()
         self.dirty = False
+        self._lending = 0
         self._open: deque[bytes] = deque()
         self._kept: set[bytes] = set()  # of `beyond`, what the server has or was sent
         self._fresh: dict[bytes, None] = {}
@@ -59,8 +60,8 @@ class Part:
 
     @property
     def out(self) -> int:
-        """How many are out, at least: nothing where it is 0."""
-        return len(self._open)
+        """How many are out or about to be, at least: nothing where it is 0."""
+        return len(self._open) + self._lending
 
     @property
     def suspected(self) -> bool:
@@ -75,7 +76,12 @@ class Part:
         return 1 + sum(death >= place for death in self.deaths)
 
     def take(self, limit: int) -> list[Entry]:
-        """The next entries. Of suspects a few together, or one that outlived its second member; nothing beside them."""
+        """The next entries, until they are `lent` or `put_back`. Of suspects a few together, after two deaths one."""
+        taken = self._next(limit)
+        self._lending = len(taken)
+        return taken
+
+    def _next(self, limit: int) -> list[Entry]:
         buffer, taken = self.buffer, list[Entry]()
         if not self.deaths and len(buffer) <= limit:
             taken += buffer
@@ -93,10 +99,12 @@ class Part:
 
     def put_back(self, entries: Sequence[Entry]) -> None:
         """These were not lent after all."""
+        self._lending = 0
         self.buffer.extendleft(reversed(entries))
 
     def lent(self, entries: Iterable[Entry]) -> None:
         """These are out. Those that are done are passed."""
+        self._lending = 0
         self._open.extend([id for id, _ in entries])
         if self.beyond:
             self._advance()
@@ -144,6 +152,7 @@ class Part:
 
     def rewind(self) -> None:
         """What was out comes again, as if it had not been lent."""
+        self._lending = 0
         self._open.clear()
         self.buffer.clear()
         self.read = self.position

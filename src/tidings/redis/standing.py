@@ -33,6 +33,7 @@ class Standing:
         self.bell = b"0-0"
         self.rung = b""
         self.missing: dict[int, float] = {}  # parts that the server has lost, and since when
+        self.stood: dict[int, bytes] = {}  # where parts were when they were lost, until it is known who has them
         self._me = me
         self._count = 0
         self._dead: dict[str, str] = {}

@@ -65,8 +65,8 @@ class ViewLine:
             self._fresh = []
         lent: list[Delivery] = []
         while self._buffer and len(lent) < limit:
-            stream, (id, fields) = self._buffer.popleft()
-            record = self._readings[stream].record(fields, stream.decode(), id)
+            stream, entry = self._buffer.popleft()
+            (record,) = self._readings[stream].records([entry], stream)
             lent.append(Delivery(record, 1, next(self._receipts)))
         return lent
 
@@ -78,5 +78,5 @@ class ViewLine:
     async def close(self) -> None:
         """See Line."""
         self._closed = True
-        self._ears.close()
+        self._ears.shut()
         self._news.set()

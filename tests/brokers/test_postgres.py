@@ -79,7 +79,7 @@ class LateWriter(threading.Thread):
         try:
             for turn in range(self.commits):
                 with connection.transaction():
-                    log.append(connection, [self.entry(turn, index) for index in range(self.each)], ())
+                    log.append(connection, [self.entry(turn, index) for index in range(self.each)])
                     connection.execute("SELECT pg_sleep(%s)", (chance.choice((0, 0, 0.002, 0.01)),))
         finally:
             connection.close()
@@ -126,7 +126,7 @@ async def race(broker: PostgresBroker, url: str) -> list[str]:
     first, second = (Database(url, Clock()).connect() for _ in range(2))
 
     def write(connection: Connection, id: str) -> None:
-        log.append(connection, [(broker.topics[TOPIC], 0, id, "t", None, 0.0, "{}", b"")], ())
+        log.append(connection, [(broker.topics[TOPIC], 0, id, "t", None, 0.0, "{}", b"")])
 
     def overtake() -> None:
         with second.transaction():
@@ -154,7 +154,7 @@ async def test_who_appends_waits_for_the_commit_of_who_was_first(broker: Postgre
 async def test_without_the_lock_a_record_would_be_passed(
     broker: PostgresBroker, empty_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log, "LOCK", "SELECT %s::int")
+    monkeypatch.setattr(log, "APPEND", log.APPEND.replace("pg_advisory_xact_lock(29797, %s)", "%s"))
     assert await race(broker, empty_database) == ["second"]
 
 

@@ -211,7 +211,7 @@ class PostgresBroker:
                 await self.declare(record.topic, ())
         failpoint.hit("publishing")
         try:
-            if any(record.due is not None for record in records):
+            if any(record.due is not None for record in records) if len(records) > 1 else records[0].due is not None:
                 await self.writer.run(lambda connection: self._publish_in(connection, records, {}))
             else:
                 await self.writer.append([self._entry(record, self.topics) for record in records])

@@ -20,10 +20,12 @@ Entry = tuple[int, int, str, str, bytes | None, float, str, bytes]
 """topic, part, id, type, key, time, headers, body"""
 
 LOCK = "SELECT pg_advisory_xact_lock(29797, %s)"
-APPEND = """INSERT INTO tidings.log (topic, part, id, type, key, time, headers, body)
-    SELECT %s, * FROM unnest(%s, %s, %s, %s, %s, %s, %s) ON CONFLICT (id, topic) DO NOTHING"""
-POSTPONE = """INSERT INTO tidings.delay (topic, part, id, type, key, time, headers, body, due)
-    SELECT %s, * FROM unnest(%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (id, topic) DO NOTHING"""
+LOCKED = "WITH locked AS MATERIALIZED (SELECT pg_advisory_xact_lock(29797, %s))"
+APPEND = f"""{LOCKED} INSERT INTO tidings.log (topic, part, id, type, key, time, headers, body)
+    SELECT %s, u.* FROM locked, unnest(%s, %s, %s, %s, %s, %s, %s) u ON CONFLICT (id, topic) DO NOTHING"""
+"""No row, and so no position, comes out of the join before the lock is held."""
+POSTPONE = f"""{LOCKED} INSERT INTO tidings.delay (topic, part, id, type, key, time, headers, body, due)
+    SELECT %s, u.* FROM locked, unnest(%s, %s, %s, %s, %s, %s, %s, %s) u ON CONFLICT (id, topic) DO NOTHING"""
 DUE_TOPICS = (
     "SELECT DISTINCT topic FROM tidings.delay WHERE due <= extract(epoch FROM clock_timestamp()) ORDER BY topic"
 )
@@ -40,24 +42,22 @@ SINCE = "SELECT pos - 1 FROM tidings.log WHERE topic = %s AND time >= %s ORDER B
 TOPIC = itemgetter(0)
 
 
-def append(connection: Connection, entries: Sequence[Entry], delayed: Sequence[tuple[float, Entry]]) -> None:
-    """Write at the end of the log; an id that the topic has already is the same event and kept once.
+def statements(entries: Sequence[Entry], delayed: Sequence[tuple[float, Entry]] = ()) -> list[tuple[str, Any]]:
+    """What writes at the end of the log, topic by topic in the order in which all lock them.
 
-    Sent at once and answered at once. Raises UnicodeEncodeError and psycopg.DataError for what is no text.
+    An id that the topic has already is the same event and kept once. Raises UnicodeEncodeError for what is no text.
     """
-    now, later = _by_topic(entries), _by_topic([entry for _, entry in delayed])
-    dues: dict[int, list[float]] = {}
-    for due, entry in delayed:
-        dues.setdefault(entry[0], []).append(due)
-    columns = {topic: _columns(of) for topic, of in now.items()}
-    waiting = {topic: (*_columns(of), floats(dues[topic])) for topic, of in later.items()}
-    with connection.pipeline():
-        for topic in sorted(now.keys() | later.keys()):
-            connection.run(LOCK, (topic,))
-        for topic, arrays in columns.items():
-            connection.run(APPEND, (topic, *arrays))
-        for topic, arrays in waiting.items():
-            connection.run(POSTPONE, (topic, *arrays))
+    found = [(topic, APPEND, (topic, topic, *_columns(of))) for topic, of in _by_topic(entries).items()]
+    for topic, later in _by_topic([entry for _, entry in delayed]).items():
+        dues = floats([due for due, entry in delayed if entry[0] == topic])
+        found.append((topic, POSTPONE, (topic, topic, *_columns(later), dues)))
+    return [(sql, values) for _, sql, values in sorted(found, key=TOPIC)]
+
+
+def append(connection: Connection, entries: Sequence[Entry], delayed: Sequence[tuple[float, Entry]] = ()) -> None:
+    """Write at the end of the log, inside a transaction that has nothing else to do. Raises psycopg.DataError."""
+    for sql, values in statements(entries, delayed):
+        connection.run(sql, values)
 
 
 def _by_topic(entries: Sequence[Entry]) -> dict[int, Sequence[Entry]]:

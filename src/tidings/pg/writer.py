@@ -37,7 +37,7 @@ LOOK = 0.5
 AGAIN = 0.25
 """Seconds after which appends are tried again that found no server."""
 HINT_EVERY = 0.005
-"""Seconds between two hints to other processes while more is waiting to be committed."""
+"""Seconds between two hints to other processes."""
 DELAYED = 0
 """Stands for a topic where delayed records have come."""
 BEGIN = "BEGIN; SELECT pg_current_xact_id()::text"
@@ -184,6 +184,8 @@ class Writer:
         while jobs := self._take():
             self._work(jobs)
             self._hint()
+        self._hinted = 0.0
+        self._hint()
         if self._connection is not None:
             self._connection.close()
 
@@ -200,14 +202,21 @@ class Writer:
     def _fill(self, *, block: bool) -> None:
         while not self._last:
             try:
-                more = self._queue.get(block)
+                more = self._queue.get(block, self._until_hint() if block else None)
             except queue.Empty:
-                return
+                if not block:
+                    return
+                self._hint()
+                continue
             if more is None:
                 self._last = True
                 return
             self._waiting.extend(more)
             block = False
+
+    def _until_hint(self) -> float | None:
+        """Seconds until others are to be told what has grown; None where nothing has."""
+        return max(self._hinted + HINT_EVERY - self._database.clock.monotonic(), 0.0) if self._topics else None
 
     def _work(self, jobs: Sequence[Job]) -> None:
         """Commit these jobs; each has its result or its error then."""
@@ -285,23 +294,23 @@ class Writer:
         return True
 
     def _together(self, connection: Connection, jobs: Sequence[Job]) -> None:
-        """Records, and acknowledgements of one statement, in one commit; one acknowledgement alone needs none."""
-        statements = [(job, job.step) for job in jobs if isinstance(job.step, Statement)]
+        """Records, and acknowledgements of one statement, in one commit; what is one statement alone needs none."""
+        acks = [(job, job.step) for job in jobs if isinstance(job.step, Statement)]
         entries = [entry for job in jobs for entry in job.entries]
-        if len(jobs) == 1 and statements:
-            cursors = [connection.run(statements[0][1].sql, statements[0][1].values)]
+        todo = [(ack.sql, ack.values) for _, ack in acks] + records.statements(entries)
+        failpoint.hit("committing")
+        if len(todo) == 1:
+            cursors = [connection.run(*todo[0])]
         else:
             with connection.pipeline():
                 connection.run("BEGIN")
-                cursors = [connection.run(statement.sql, statement.values) for _, statement in statements]
-                records.append(connection, entries, ())
-                failpoint.hit("committing")
+                cursors = [connection.run(*each) for each in todo]
                 connection.run("COMMIT")
         failpoint.hit("committed")
         connection.grown.update(map(records.TOPIC, entries))
-        for (job, statement), cursor in zip(statements, cursors, strict=True):
+        for (job, ack), cursor in zip(acks, cursors, strict=False):
             try:
-                statement.check(connection, cursor.rowcount)
+                ack.check(connection, cursor.rowcount)
             except TidingsError as error:
                 job.error = error
 
@@ -347,11 +356,12 @@ class Writer:
             self._pause.wait(AGAIN)
 
     def _hint(self) -> None:
-        """Tell other processes which topics have grown; while more waits to be committed, not each time."""
-        now = self._database.clock.monotonic()
-        if not self._topics or (self._waiting and now - self._hinted < HINT_EVERY) or self._connection is None:
+        """Tell other processes which topics have grown; in a busy time not after each commit."""
+        if self._connection is None:
+            self._topics.clear()
+        if self._connection is None or self._until_hint() != 0.0:
             return
-        self._hinted = now
+        self._hinted = self._database.clock.monotonic()
         try:
             self._connection.execute(HINT.format(",".join(map(str, sorted(self._topics)))).encode())
         except psycopg.Error as error:  # what is committed is committed; others look for themselves in a moment

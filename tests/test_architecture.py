@@ -47,6 +47,7 @@ MAY_IMPORT = (
     | {"connect": UPTO[4] | {"brokers", "stores", "embedded", "pg"}}
     | {"brokers": UPTO[0], "stores": UPTO[0], "embedded": UPTO[0] | {"embedded"}}
     | {"kafka": UPTO[0] | {"kafka"}, "brokers.kafka": UPTO[0] | {"kafka"}}
+    | {"amqp": UPTO[0] | {"amqp"}, "brokers.rabbitmq": UPTO[0] | {"amqp"}}
     | {"redis": UPTO[0] | {"redis"}, "brokers.redis": UPTO[0] | {"redis"}}
     | {"jetstream": UPTO[0] | {"jetstream"}, "brokers.nats": UPTO[0] | {"jetstream"}}
     | dict.fromkeys(["brokers.sqlite", "stores.sqlite"], UPTO[0] | {"embedded"})

@@ -28,6 +28,7 @@ class Scheme(NamedTuple):
 LINKS = {
     "nats": Scheme("nats", "NatsLink", "nats"),
     "kafka": Scheme("kafka", "KafkaLink", "kafka"),
+    **dict.fromkeys(("amqp", "amqps"), Scheme("rabbitmq", "RabbitLink", "rabbitmq")),
     **dict.fromkeys(("redis", "rediss", "valkey", "valkeys"), Scheme("redis", "RedisLink", "redis")),
 }
 """Servers that move records; the engine and a store supply what they lack."""

@@ -117,8 +117,8 @@ async def what_a_silent_member_had_is_lent_again(server: Server) -> None:
     async with server.connect() as one, server.connect() as other:
         first = await one.subscribe([TOPIC], GROUP)
         await one.publish(numbered(6, keys=KEYS[:6]))
-        held = await take(first, 6)
-        await first.ack(held[2:4])
+        held = {each.record.id: each for each in await take(first, 6)}
+        await first.ack([held["r0002"], held["r0003"]])
         second = await other.subscribe([TOPIC], GROUP)
         await server.silence(one)
         await nothing(second, "it was lent again before the lease had ended", wait=server.lease / 3)

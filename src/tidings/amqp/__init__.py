@@ -1,0 +1,1 @@
+"""RabbitMQ, taken apart: what `brokers/rabbitmq.py` is made of."""

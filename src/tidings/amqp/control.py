@@ -1,0 +1,109 @@
+"""Members of groups find each other through the broker: each has a queue of its own, and one for each part it has.
+
+A question is published to the queue of the member that has a part, or to a member's own, with the flag `mandatory`:
+where there is no such member the broker gives it back. So the broker knows who lives, and no clocks are compared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import msgspec
+
+from tidings.amqp.channel import Channel
+from tidings.amqp.wire import Wire, envelope, packed
+
+NO_PROPERTIES = b"\x00\x00"
+
+
+class Word(msgspec.Struct, omit_defaults=True):
+    """What members say to each other. `back` is the queue for the answer; `number` tells answers apart."""
+
+    kind: str
+    number: int = 0
+    back: str = ""
+    place: str = ""
+    parts: int = 0
+    out: int = 0
+
+
+SILENT = Word("silent")
+"""Instead of the answer of a member that gives none, though the broker takes it for alive."""
+ANSWER = "answer"
+PATIENCE = 1.0
+"""Seconds for answers."""
+
+encode = msgspec.json.Encoder().encode
+decode = msgspec.json.Decoder(Word).decode
+
+
+class Control(Channel):
+    """A channel with a queue of its own, for questions and answers. `heard` is given each question."""
+
+    def __init__(self, wire: Wire, mailbox: str, *, heard: Callable[[Word], None] | None = None) -> None:
+        super().__init__(wire)
+        self.mailbox = mailbox
+        self._heard = heard
+        self._numbers = itertools.count(1)
+        self._asked: dict[int, asyncio.Future[Word | None]] = {}
+
+    async def open(self) -> Self:
+        """See Channel."""
+        await super().open()
+        try:
+            await self.ask("queue_declare", queue=self.mailbox, exclusive=True)
+            await self.listen(self.mailbox)
+        except BaseException:
+            self.abandon()
+            raise
+        return self
+
+    async def listen(self, queue: str) -> None:
+        """Hear what is said to this queue, which is of this connection alone."""
+        await self.ask("basic_consume", queue=queue, on_message_callback=_nobody, auto_ack=True)
+
+    def say(self, queue: str, word: Word) -> None:
+        """Publish to a queue of another member."""
+        frames = packed(self.number, NO_PROPERTIES, encode(word), self.wire.fits)
+        self.wire.write(envelope(self.number, "", queue, mandatory=True) + frames)
+
+    async def inquire(self, queues: Sequence[str], kind: str) -> list[Word | None]:
+        """What who has these queues answers; None where nobody has it, or it does not answer in time."""
+        loop = asyncio.get_running_loop()
+        asked: list[asyncio.Future[Word | None]] = []
+        for queue in queues:
+            number = next(self._numbers)
+            asked.append(loop.create_future())
+            self._asked[number] = asked[-1]
+            self.say(queue, Word(kind, number, self.mailbox, queue))
+        if asked:
+            await asyncio.wait(asked, timeout=PATIENCE)
+        if self.why is not None:
+            raise self.why
+        return [each.result() if each.done() else SILENT for each in asked]
+
+    def delivered(self, tag: int, redelivered: bool, header: bytes, body: bytes) -> None:
+        """See Tap."""
+        word = decode(body)
+        if word.kind == ANSWER:
+            self._answered(word.number, word)
+        elif self._heard is not None:
+            self._heard(word)
+
+    def returned(self, header: bytes, body: bytes) -> None:
+        """See Tap."""
+        word = decode(body)
+        if word.kind != ANSWER:
+            self._answered(word.number, None)
+
+    def _answered(self, number: int, word: Word | None) -> None:
+        future = self._asked.pop(number, None)
+        if future is not None and not future.done():
+            future.set_result(word)
+
+
+def _nobody(*_: Any) -> None:
+    """What pika would tell of a delivery; they are cut out of the stream before."""

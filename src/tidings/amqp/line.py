@@ -1,0 +1,377 @@
+"""A member of a group: it has some parts of each topic, lends what is in them and acknowledges what is done.
+
+A part is had by an exclusive queue, which the broker gives to one connection at a time and takes away when that dies;
+only who has it consumes the part. (RabbitMQ's single active consumer would hand over by itself, but out of order: it
+starts the next consumer before it puts back what was out.) Every second a member asks for the parts that it has not:
+what nobody has it takes, and from a member with at least two more than it has it asks for one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+from tidings.amqp import book
+from tidings.amqp.channel import Channel, Lost, Refused
+from tidings.amqp.connection import Connection
+from tidings.amqp.control import ANSWER, Control, Word
+from tidings.amqp.naming import Place
+from tidings.amqp.part import Part, passed
+from tidings.broker import Delivery
+from tidings.clock import Clock
+from tidings.errors import BrokerError, Closed, Fenced
+
+log = logging.getLogger("tidings")
+
+LOST = "parts of the keys went to another member of the group, or the connection was lost: what was out comes again"
+TICK, BREATH, WAIT = 1.0, 0.02, 5.0
+"""Seconds between looks for parts, at least between two, and until who had a part before has let go of it."""
+FOR_HEIRS = 3.0
+"""Seconds in which what was given away is left to who asked for it."""
+GRACE = 5.0
+"""Seconds after an outage in which whoever was connected before it is not taken for dead."""
+TIMED_OUT = 406
+
+Key = tuple[Place, int]
+
+
+class House(Protocol):
+    """What a member needs of its link."""
+
+    connection: Connection
+    had: set[str]
+    """The exclusive queues that lines of this connection have: among them the broker makes no difference."""
+
+    async def make(self, place: Place) -> None:
+        """Declare what belongs to a group."""
+        ...
+
+    async def write(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        """Put these into queues, durably."""
+        ...
+
+    def mailbox(self, member: str) -> str:
+        """The queue of a member."""
+        ...
+
+
+class GroupLine:
+    """See Line. What is handed over at an orderly close, or when a connection was lost, is no attempt."""
+
+    def __init__(self, house: House, clock: Clock, *, lease: float, places: Sequence[Place]) -> None:
+        self._house = house
+        self._clock = clock
+        self._lease = lease
+        self._places = places
+        self._me = clock.id()
+        self._parts: dict[Key, Part] = {}
+        self._receipts = itertools.count(1).__next__
+        self._holder: dict[int, Part] = {}
+        self._control: Control | None = None
+        self._news = asyncio.Event()
+        self._stir = asyncio.Event()
+        self._turn = 0
+        self._given: dict[Key, float] = {}  # until when what was given away is left to others
+        self._fenced = False
+        self._closed = False
+        self._trouble: BrokerError | None = None
+        self._steward: asyncio.Task[None] | None = None
+        self._leaving: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Take a share of the parts."""
+        self._house.connection.users.add(self)
+        try:
+            await self._tend()
+        except BaseException:
+            await self.close()
+            raise
+        self._steward = asyncio.create_task(self._keep_tending(), name="rabbitmq-member")
+
+    # -- lending and settling
+
+    async def fetch(self, limit: int, wait: float) -> Sequence[Delivery]:
+        """See Line."""
+        deadline = self._clock.monotonic() + wait
+        while True:
+            self._check()
+            self._news.clear()
+            for part in self._in_turn():
+                if taken := await self._lend(part, limit):
+                    return taken
+            left = deadline - self._clock.monotonic()
+            if left <= 0:
+                if self._trouble is not None and not self._parts:
+                    raise self._trouble
+                return []
+            await self._clock.wait(self._news, left)
+
+    def _check(self) -> None:
+        if self._closed:
+            raise Closed("this member has left its group")
+        if self._steward is not None and self._steward.done():
+            self._steward.result()
+        self._drop_dead()
+        if self._fenced:
+            self._fenced = False
+            raise Fenced(LOST)
+
+    def _in_turn(self) -> list[Part]:
+        ready = [part for part in self._parts.values() if part.ready and part.leaving is None]
+        if len(ready) > 1:
+            self._turn = (self._turn + 1) % len(ready)
+            return ready[self._turn :] + ready[: self._turn]
+        return ready
+
+    async def _lend(self, part: Part, limit: int) -> Sequence[Delivery]:
+        if part.recovered:
+            await self._write([(part, part.book.recovered())])
+        taken = part.take(limit, self._receipts)
+        if taken and not part.book.open:
+            try:
+                await self._write([(part, part.lending())])
+            except BaseException:
+                part.take_back(taken)
+                raise
+            taken = [each for each in taken if each.receipt in part.out]
+        self._holder.update(dict.fromkeys([each.receipt for each in taken], part))
+        return taken
+
+    async def _write(self, books: Sequence[tuple[Part, book.Book]]) -> None:
+        for part, text in books:
+            part.book = text
+        await self._house.write([(part.place.book(part.part), book.encode(text)) for part, text in books])
+
+    async def done(self, deliveries: Sequence[Delivery]) -> None:
+        """See Line."""
+        if self._closed:
+            raise Closed("this member has left its group")
+        settled: dict[Part, list[int]] = {}
+        for delivery in deliveries:
+            part = self._holder.pop(delivery.receipt, None)
+            if part is not None:
+                settled.setdefault(part, []).append(delivery.receipt)
+        barriers = [part.settle(receipts) for part, receipts in settled.items()]
+        await passed([barrier for barrier in barriers if barrier is not None])
+        if any(part.why is not None for part in settled):
+            self._drop_dead()
+            raise Fenced(LOST)
+        if any(part.leaving is not None and not part.out for part in settled):
+            self._stir.set()
+        if any(not part.book.open for part in settled):
+            self._news.set()  # something may wait for it
+
+    def _fence(self) -> None:
+        """What was out comes again."""
+        self._fenced = True
+        self._holder.clear()
+        for part in self._parts.values():
+            part.put_back()
+        self._news.set()
+
+    def _drop_dead(self) -> None:
+        """Parts whose channel has ended are not had any more."""
+        dead = [(key, part) for key, part in self._parts.items() if part.why is not None]
+        for (place, number), part in dead:
+            del self._parts[place, number]
+            self._house.had.discard(place.lock(number))
+            if isinstance(part.why, Refused) and part.why.code == TIMED_OUT:
+                log.warning("RabbitMQ took back what was out too long (consumer_timeout, 30 minutes): %s", part.why)
+        if dead:
+            self._stir.set()
+        if any(part.out for _, part in dead):
+            self._fence()
+
+    def changed(self) -> None:
+        """The wire was lost, or there is another one."""
+        self._news.set()
+        self._stir.set()
+
+    # -- having parts
+
+    async def _keep_tending(self) -> None:
+        while True:
+            await self._clock.wait(self._stir, TICK)
+            self._stir.clear()
+            try:
+                await self._tend()
+                self._trouble = None
+            except BrokerError as error:
+                self._trouble = error
+                await self._clock.sleep(TICK / 2)
+            self._news.set()
+            await self._clock.sleep(BREATH)
+
+    async def _tend(self) -> None:
+        self._drop_dead()
+        control = await self._controlled()
+        await self._let_go(control)
+        keys = [(place, number) for place in self._places for number in range(place.parts)]
+        others = [key for key in keys if key not in self._parts]
+        answers = await control.inquire([place.lock(number) for place, number in others], "who")
+        found = dict(zip(others, answers, strict=True))
+        free = [key for key, answer in found.items() if answer is None and self._may_have(key)]
+        for problem in await asyncio.gather(*(self._claim(control, *key) for key in free), return_exceptions=True):
+            if isinstance(problem, BaseException):
+                raise problem
+        for place in self._places:
+            self._ask_for_share(control, place, [each for (at, _), each in found.items() if at == place and each])
+
+    def _may_have(self, key: Key) -> bool:
+        here = key[0].lock(key[1]) in self._house.had
+        return not here and self._given.get(key, 0.0) <= self._clock.monotonic()
+
+    async def _controlled(self) -> Control:
+        wire = self._house.connection.wire()
+        if self._control is None or not self._control.usable or self._control.wire is not wire:
+            for place in self._places:
+                await self._house.make(place)
+            mailbox = self._house.mailbox(self._me)
+            self._control = await Control(wire, mailbox, heard=self._heard).open()
+        return self._control
+
+    def _heard(self, word: Word) -> None:
+        assert self._control is not None
+        if word.kind == "free":
+            self._stir.set()
+            return
+        key = next((key for key in self._parts if key[0].lock(key[1]) == word.place), None)
+        if key is None:
+            if word.place == self._control.mailbox:
+                self._control.say(word.back, Word(ANSWER, word.number))
+            return
+        part, count = self._parts[key], self._count(key[0])
+        if word.kind == "who":
+            out = part.unsettled
+            self._control.say(word.back, Word(ANSWER, word.number, self._me, word.place, count, out))
+        elif word.kind == "give" and part.leaving is None and count > word.parts + 1:
+            part.leaving, part.heir = self._clock.monotonic() + self._lease, word.back
+            self._stir.set()
+
+    def _count(self, place: Place) -> int:
+        return sum(at == place and part.leaving is None for (at, _), part in self._parts.items())
+
+    def _ask_for_share(self, control: Control, place: Place, others: Sequence[Word]) -> None:
+        """From who has most, half of what it has more."""
+        mine = self._count(place)
+        richest = max(others, key=lambda word: word.parts, default=None)
+        if richest is None or richest.parts < mine + 2:
+            return
+        theirs = [word.place for word in others if word.back == richest.back]
+        for number, lock in enumerate(theirs[: (richest.parts - mine) // 2]):
+            control.say(lock, Word("give", 0, control.mailbox, lock, mine + number))
+
+    async def _claim(self, control: Control, place: Place, number: int) -> None:
+        """Have a part, if nobody else is quicker."""
+        lock, queue = place.lock(number), place.queue(number)
+        self._house.had.add(lock)
+        part: Part | None = None
+        try:
+            part = await Part(control.wire, place, number, clock=self._clock, stir=self._news.set).open()
+            await part.ask("queue_declare", queue=lock, exclusive=True)
+            await self._until_left(part, queue)
+            tags, known = await self._read(part, place.book(number))
+            died = known.owner not in ("", self._me) and not await self._lives(control, known.owner)
+            if died and self._after_outage:
+                raise Lost(f"waiting for {known.owner}, which had part {number} of {place.name} before the outage")
+            begun = known.begun(self._me, died=died)
+            await self._house.write([(place.book(number), book.encode(begun))])
+            if tags:
+                part.raw.basic_ack(tags[-1], multiple=True)
+            self._parts[place, number] = part
+            await control.listen(lock)
+            await part.consume(begun)
+        except BaseException as problem:
+            self._parts.pop((place, number), None)
+            await self._forgo(control, part, lock)
+            if isinstance(problem, Refused | Lost) and self._house.connection.up:
+                return  # another member was quicker, or the part is not to be had yet: with the next look
+            raise
+
+    async def _forgo(self, control: Control, part: Part | None, lock: str) -> None:
+        mine = part is not None and part.usable
+        if part is not None:
+            with contextlib.suppress(BrokerError):
+                await part.close()
+        if mine:
+            with contextlib.suppress(BrokerError):
+                await control.ask("queue_delete", queue=lock)
+        self._house.had.discard(lock)
+
+    async def _until_left(self, part: Part, queue: str) -> None:
+        """What another had is put back a moment after its exclusive queue is gone."""
+        deadline = self._clock.monotonic() + WAIT
+        while (await part.ask("queue_declare", queue=queue, passive=True)).method.consumer_count:
+            if self._clock.monotonic() > deadline:
+                raise Lost(f"somebody else consumes {queue}: that must be left to members of its group")
+            await self._clock.sleep(BREATH)
+
+    async def _read(self, channel: Channel, queue: str) -> tuple[list[int], book.Book]:
+        found: list[tuple[int, bytes]] = []
+        while (message := await channel.get(queue)) is not None:
+            found.append(message)
+        return [tag for tag, _ in found], book.latest([body for _, body in found])
+
+    async def _lives(self, control: Control, member: str) -> bool:
+        return (await control.inquire([self._house.mailbox(member)], "alive"))[0] is not None
+
+    @property
+    def _after_outage(self) -> bool:
+        connection = self._house.connection
+        return connection.times > 1 and self._clock.monotonic() - connection.since < GRACE
+
+    # -- letting go
+
+    async def _let_go(self, control: Control) -> None:
+        now = self._clock.monotonic()
+        going = [part for part in self._parts.values() if part.leaving is not None]
+        going = [part for part in going if not part.out or (part.leaving or 0.0) <= now]
+        if not going:
+            return
+        fenced = any(part.out for part in going)
+        heirs = {part.heir for part in going}
+        self._given |= dict.fromkeys([(part.place, part.part) for part in going], now + FOR_HEIRS)
+        await self._give_up(control, going)
+        if fenced:
+            self._fence()
+        for heir in heirs:
+            control.say(heir, Word("free"))
+
+    async def _give_up(self, control: Control, parts: Sequence[Part]) -> None:
+        """Nobody has these; what is out of them comes again, without being an attempt."""
+        if not parts:
+            return
+        for part in parts:
+            part.leaving = 0.0
+        await self._write([(part, part.left()) for part in parts])
+        for part in parts:
+            key = part.place, part.part
+            await part.close()
+            self._parts.pop(key, None)
+            await control.ask("queue_delete", queue=part.place.lock(part.part))
+            self._house.had.discard(part.place.lock(part.part))
+
+    async def close(self) -> None:
+        """See Line. It goes on where whoever waits for it is cancelled."""
+        if self._leaving is None:
+            self._closed = True
+            self._news.set()
+            self._leaving = asyncio.create_task(self._leave(), name="rabbitmq-leave")
+        await asyncio.shield(self._leaving)
+
+    async def _leave(self) -> None:
+        if self._steward is not None:
+            self._steward.cancel()
+            await asyncio.wait([self._steward])
+        self._drop_dead()
+        control = self._control
+        with contextlib.suppress(BrokerError):
+            if control is not None and control.usable:
+                await self._give_up(control, list(self._parts.values()))
+                await control.ask("queue_delete", queue=control.mailbox)
+                await control.close()
+        self._house.connection.users.discard(self)

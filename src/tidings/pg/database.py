@@ -53,6 +53,7 @@ SETTLED = """SELECT current_setting('server_version_num')::int, pg_is_in_recover
     current_setting('server_encoding'),
     set_config('synchronous_commit', CASE WHEN NOT %(durable)s THEN 'off'
         WHEN current_setting('synchronous_commit') = 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false),
+    set_config('enable_seqscan', CASE WHEN %(lent)s THEN current_setting('enable_seqscan') ELSE 'off' END, false),
     set_config('lock_timeout', '10s', false), set_config('default_transaction_isolation', 'read committed', false),
     set_config('idle_in_transaction_session_timeout', %(idle)s, false),
     set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false),
@@ -172,7 +173,8 @@ class Database:
     def connect(self, *, durable: bool = True) -> Connection:
         """A new connection with the settings that the promises need. Raises a StorageError that says what to do.
 
-        Where it only marks and reads (not `durable`), nothing of it needs to wait for the disk.
+        Where it only marks and reads (not `durable`), nothing of it needs to wait for the disk, nor has a handler any
+        part in it: plans that were made while a table was small must not go through all of it when it has grown.
         """
         self._may_try()
         try:
@@ -181,7 +183,7 @@ class Database:
             raise self._failed(refused(error, self.name)) from error
         try:
             packed.register(connection)
-            found = connection.run(SETTLED, self._settings(durable=durable and self.durable)).fetchone()
+            found = connection.run(SETTLED, self._settings(durable=durable)).fetchone()
             self._check(found or ())
         except psycopg.Error as error:
             connection.close()
@@ -215,7 +217,7 @@ class Database:
         return make_conninfo("", **self._options)
 
     def _settings(self, *, durable: bool) -> dict[str, Any]:
-        return {"durable": durable, "idle": f"{max(int(self._idle * 1000), 1000)}ms"}
+        return {"durable": durable and self.durable, "lent": durable, "idle": f"{max(int(self._idle * 1000), 1000)}ms"}
 
     def _may_try(self) -> None:
         """One attempt at a time, and a pause after one that failed, for all threads and tasks of the process."""

@@ -24,7 +24,7 @@ from tidings.broker import Delivery
 from tidings.clock import Clock
 from tidings.errors import BrokerError, Closed, Fenced
 from tidings.kafka.keeper import Keeper
-from tidings.kafka.ledger import DONE, SHIFT, WITHIN, Ledger
+from tidings.kafka.ledger import SHIFT, WITHIN, Ledger
 from tidings.kafka.notes import Note, Said
 from tidings.kafka.pump import Place, Pump
 from tidings.kafka.settings import broker_error
@@ -135,20 +135,41 @@ class KafkaLine:
             if not fits(taken, self._again[0].attempt):
                 return taken
             taken.append(self._lend(self._again.popleft()))
-        read, ledgers, buffer = self._read, self._ledgers, self._buffer
-        while buffer and len(taken) < limit:
-            message = buffer[0]
-            offset = message.offset()
-            ledger = ledgers.get(message.topic(), NOTHING).get(message.partition())
-            attempt = ledger.attempt(offset) if ledger is not None and not ledger.leaving else DONE
-            if attempt != DONE and taken and not fits(taken, attempt):
-                break
-            buffer.popleft()
-            self._pump.waiting_bytes -= len(message)
-            if ledger is not None and attempt != DONE:
-                taken.append(Delivery(read(message, ledger.name), attempt, ledger.number << SHIFT | offset))
-                ledger.lend(taken[-1])
+        full = len(self._buffer)
+        self._take_new(taken, min(limit - len(taken), full))
+        if full:
+            self._pump.waiting_bytes = self._pump.waiting_bytes * len(self._buffer) // full
         return taken
+
+    def _take_new(self, taken: list[Delivery], limit: int) -> None:
+        """Of what came from the pump. This is where a record costs most: the usual one takes the shortest way."""
+        read, buffer, single = self._read, self._buffer, len(self._ledgers) == 1
+        of_topic = next(iter(self._ledgers.values()), NOTHING)
+        plain = not taken or taken[0].attempt == 1
+        last, ledger = -1, None
+        for _ in range(limit):
+            message = buffer.popleft()
+            partition = message.partition()
+            if partition != last or not single:
+                last = partition
+                ledger = (of_topic if single else self._ledgers.get(message.topic(), NOTHING)).get(partition)
+            if ledger is None or ledger.leaving:
+                continue
+            offset = message.offset()
+            if plain and offset >= ledger.next and not ledger.past:
+                delivery = Delivery(read(message, ledger.name), 1, ledger.number << SHIFT | offset)
+                ledger.out[offset] = delivery
+                ledger.next = offset + 1
+            elif attempt := ledger.attempt(offset):
+                if not fits(taken, attempt):
+                    buffer.appendleft(message)
+                    return
+                delivery = Delivery(read(message, ledger.name), attempt, ledger.number << SHIFT | offset)
+                ledger.lend(delivery)
+                plain = attempt == 1
+            else:
+                continue
+            taken.append(delivery)
 
     def _lend(self, delivery: Delivery) -> Delivery:
         self._numbered[delivery.receipt >> SHIFT].lend(delivery)
@@ -244,11 +265,10 @@ class KafkaLine:
 
     def arrived(self, messages: list[Received]) -> None:
         """See pump.Line."""
-        for message in messages:
-            if (error := message.error()) is None:
-                self._buffer.append(message)
-            else:
-                self.complain(KafkaException(error))
+        wrong = [error for message in messages if (error := message.error()) is not None]
+        self._buffer.extend([each for each in messages if each.error() is None] if wrong else messages)
+        for error in wrong:
+            self.complain(KafkaException(error))
         self._stir.set()
 
     def complain(self, error: KafkaException) -> None:

@@ -97,32 +97,35 @@ class Publisher:
         """See Link.publish."""
         if not self._open:
             raise Closed("the connection to Kafka is closed")
-        messages = [(record.id, self._message(record)) for record in records]
+        messages = [self._message(record) for record in records]
         batch = Batch(self._finished.append)
-        handed = 0
-        failure: KafkaException | None = None
-        try:
-            for id, message in messages:
-                await self._hand_over(partial(batch.report, id), message)
-                handed += 1
-        except KafkaException as error:
-            failure = error
-        finally:
-            batch.close(handed)
+        failure = await self._hand_over(batch, records, messages)
         await self._reported(batch, records)
-        unsent = [id for id, _ in batch.failed] + [record.id for record in records[handed:]]
+        unsent = [id for id, _ in batch.failed] + [record.id for record in records[batch.expected :]]
         if unsent:
             cause = failure or KafkaException(batch.failed[0][1])
             self._replace(cause)
             raise PublishFailed(str(broker_error(cause, f"{len(unsent)} records were not published")), unsent)
 
-    async def _hand_over(self, report: Callable[..., None], message: dict[str, Any]) -> None:
-        """To the producer's queue; where that is full, wait."""
-        while True:
-            try:
-                return self._producer.produce(**message, on_delivery=report)
-            except BufferError:
-                await self._room()
+    async def _hand_over(
+        self, batch: Batch, records: Sequence[Record], messages: Sequence[dict[str, Any]]
+    ) -> KafkaException | None:
+        """To the producer's queue; where that is full, wait. Returns what stopped it."""
+        handed = 0
+        try:
+            while handed < len(messages):
+                produce = self._producer.produce
+                try:
+                    for record, message in zip(records[handed:], messages[handed:], strict=True):
+                        produce(**message, on_delivery=partial(batch.report, record.id))
+                        handed += 1
+                except BufferError:
+                    await self._room()
+        except KafkaException as error:
+            return error
+        finally:
+            batch.close(handed)
+        return None
 
     async def _room(self) -> None:
         self._space.clear()

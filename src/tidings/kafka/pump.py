@@ -85,7 +85,7 @@ class Pump:
         self._astray = False
         self._ending = False
         self._topics: list[str] = []
-        self._heard = clock.monotonic()
+        self._heard = self._polled = clock.monotonic()
 
     # -- in the loop
 
@@ -166,15 +166,17 @@ class Pump:
                 consumer.seek(place)
                 self._in_loop(then)
         room = self._has_room()
-        if room is self._paused:
+        now = self._clock.monotonic()
+        if not room and now - self._polled < FULL:
+            return False
+        self._polled = now
+        if room is self._paused:  # pausing throws away what librdkafka has fetched: only where it takes longer
             (consumer.resume if room else consumer.pause)(consumer.assignment())
             self._paused = not room
         if not self._pulled:
             self._pulled = cast(list[Received], consumer.consume(1, IDLE if self._at_rest() else 0))
         if self._pulled and room:
-            self._pulled += cast(
-                list[Received], consumer.consume(BATCH, 0)
-            )  # partitions may go in it, with what was pulled of them
+            self._pulled += cast(list[Received], consumer.consume(BATCH, 0))  # in which partitions may go
         pulled, self._pulled = self._pulled, []
         if pulled:
             self._on_the_way += 1

@@ -39,6 +39,8 @@ class Ledger:
         self.out: dict[int, Delivery] = {}
         self.past: dict[int, int] = {}
         self.next = offset
+        self.tried = False
+        """Whether any of `out` may have come before."""
         self.version = 0
         self.kept = 0
         self.place = ""
@@ -72,6 +74,7 @@ class Ledger:
             del self.past[first]
         if offset >= self.next:
             self.next = offset + 1
+        self.tried |= delivery.attempt > 1
         self.out[offset] = delivery
 
     def take_back(self, deliveries: Iterable[Delivery]) -> None:
@@ -99,6 +102,7 @@ class Ledger:
 
     def told(self) -> str:
         """The metadata: what comes with which attempt if this member dies now."""
+        self.tried &= bool(self.out)
         text = f"{MARK} {self.place}"
         runs = [f" {count}x{attempt}" for count, attempt in self._runs()]
         while len(text) + sum(map(len, runs)) > ROOM:
@@ -107,6 +111,10 @@ class Ledger:
 
     def _runs(self) -> Iterator[tuple[int, int]]:
         at = self.floor
+        if not self.past and len(self.out) == self.next - at and not self.tried:  # as usual: one run
+            if self.out:
+                yield len(self.out), 2
+            return
         begin, attempt = at, -1
         out = ((offset, each.attempt + 1) for offset, each in self.out.items())
         for offset, again in chain(out, self.past.items()):

@@ -192,11 +192,12 @@ class KafkaLine:
             raise
         self._check_fence()
         numbered = self._numbered
+        if not any(ledger.leaving or ledger.number not in numbered for ledger in touched):
+            return taken
         stay = [each for each in taken if (ledger := numbered.get(each.receipt >> SHIFT)) and not ledger.leaving]
-        if len(stay) < len(taken):
-            kept = {each.receipt for each in stay}
-            self._take_back([each for each in taken if each.receipt not in kept])
-            self._settled.set()
+        kept = {each.receipt for each in stay}
+        self._take_back([each for each in taken if each.receipt not in kept])
+        self._settled.set()
         return stay
 
     def _touch(self, deliveries: Sequence[Delivery]) -> list[Ledger]:

@@ -29,6 +29,7 @@ except ModuleNotFoundError as missing:
     raise ConfigError("NATS needs its client: pip install 'tidings[nats]'") from missing
 
 LEASE = 30.0
+OLDEST = (2, 11)
 HEADROOM = 8192
 """Bytes of a message that are kept for its headers."""
 IN_FLIGHT = 1000
@@ -55,6 +56,11 @@ class NatsLink:
         """See Link."""
         await self._connection.open()
         wire = self._connection.wire()
+        version = wire.connected_server_version
+        if (version.major, version.minor) < OLDEST:
+            raise BrokerError(
+                f"the NATS server is of version {version.major}.{version.minor}: update it to 2.11 or later"
+            )
         self.limit = wire.max_payload - HEADROOM
         await server.stream(wire, self._bucket, self._bucket_config())
 
@@ -74,7 +80,7 @@ class NatsLink:
             topic, _ = await self._stream(name)
         return topic
 
-    async def _stream(self, name: str) -> tuple[Topic, server.Bounds]:
+    async def _stream(self, name: str) -> tuple[Topic, server.Stream]:
         """The topic and where its stream is, made where there is none."""
         plan = naming.topic(self._address.prefix, name, self._address.parts)
         root = f"{self._address.prefix}.{naming.token(name)}"
@@ -86,7 +92,10 @@ class NatsLink:
                 f"{METADATA}): use another prefix (?prefix=), or delete it with `nats stream rm {plan.stream}`"
             )
         topic = self._topics[name] = naming.topic(self._address.prefix, name, int(parts))
-        return topic, found.state
+        return topic, found
+
+    async def _find(self, name: str) -> server.Stream:
+        return (await self._stream(name))[1]
 
     def _stream_config(self, root: str) -> dict[str, object]:
         window = min(self._address.window, self._keep or self._address.window)
@@ -100,15 +109,16 @@ class NatsLink:
     async def declare(self, topic: str, groups: Sequence[str], start: Start | float = Start.LATEST) -> None:
         """See Link."""
         wire = self._connection.wire()
-        where, bounds = await self._stream(topic)
+        where, found = await self._stream(topic)
         if not groups:
             return
-        read = await server.position(wire, where, bounds, start)
+        read = await server.position(wire, where, found.state, start)
         questions: list[Question] = []
         for group in groups:
             place = naming.place(self._address.prefix, topic, group)
             questions += [
-                compare_and_put(place.part(number), 0, encode(State(read))) for number in range(len(where.subjects))
+                compare_and_put(place.part(number), 0, encode(State(read, found.created)))
+                for number in range(len(where.subjects))
             ]
         for answer in await wire.ask(questions, server.MANY):
             try:
@@ -134,6 +144,7 @@ class NatsLink:
                     server.acked(answer)
                 except BrokerError as error:
                     problem = problem or error
+                    self._topics.pop(record.topic, None)  # its stream may have been deleted
                     unsent.append(record.id)
             if problem is not None:
                 unsent += [record.id for record in records[first + IN_FLIGHT :]]
@@ -158,15 +169,15 @@ class NatsLink:
         for topic in topics:
             await self.declare(topic, [group], start)
         places = [(await self._topic(name), naming.place(self._address.prefix, name, group)) for name in topics]
-        line = GroupLine(self._connection, self._clock, bucket=self._bucket, lease=self._lease, places=places)
+        line = GroupLine(self._connection, self._clock, find=self._find, lease=self._lease, places=places)
         await line.open()
         return line
 
     async def _starts(self, topics: Sequence[str], start: Start | float) -> dict[Topic, int]:
         starts: dict[Topic, int] = {}
         for name in topics:
-            topic, bounds = await self._stream(name)
-            starts[topic] = await server.position(self._connection.wire(), topic, bounds, start)
+            topic, found = await self._stream(name)
+            starts[topic] = await server.position(self._connection.wire(), topic, found.state, start)
         return starts
 
     async def lag(self, topic: str, group: str) -> Lag:
@@ -193,8 +204,8 @@ class NatsLink:
         left = (await look(wire, self._bucket, place)).parts
         if not left:
             raise BrokerError(f"there is no group {group} on topic {topic}")
-        where, bounds = await self._stream(topic)
-        read = encode(State(await server.position(wire, where, bounds, to)))
+        where, found = await self._stream(topic)
+        read = encode(State(await server.position(wire, where, found.state, to), found.created))
         while left:  # its member may be writing
             questions = [compare_and_put(place.part(number), seen.revision, read) for number, seen in left.items()]
             answers = dict(zip(left, await wire.ask(questions, server.DEADLINE), strict=True))

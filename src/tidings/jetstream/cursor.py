@@ -14,9 +14,13 @@ import msgspec
 
 
 class State(msgspec.Struct, omit_defaults=True):
-    """What is written. `tries` holds the attempts above 1 of what is in `out` and `back`; numbers are sequences."""
+    """What is written. `tries` holds the attempts above 1 of what is in `out` and `back`; numbers are sequences.
+
+    `made` is when the server made the stream that they belong to: another one of its name begins anew.
+    """
 
     read: int
+    made: str = ""
     member: str = ""
     out: list[int] = []
     back: list[int] = []
@@ -32,7 +36,7 @@ def given_back(state: State, *, died: bool) -> State:
     tries = dict(state.tries)
     if died:
         tries |= {sequence: tries.get(sequence, 1) + 1 for sequence in state.out}
-    return State(state.read, "", [], sorted({*state.back, *state.out}), tries)
+    return State(state.read, state.made, "", [], sorted({*state.back, *state.out}), tries)
 
 
 class Cursor:
@@ -41,6 +45,7 @@ class Cursor:
     def __init__(self, state: State, revision: int) -> None:
         self.revision = revision
         self.read = state.read
+        self.made = state.made
         self.member = state.member
         self.out = dict.fromkeys(state.out)
         self.back = dict.fromkeys(state.back)
@@ -84,6 +89,20 @@ class Cursor:
         self.back.pop(sequence, None)
         self.tries.pop(sequence, None)
 
+    def fit(self, made: str, last: int) -> bool:
+        """Whether it fits a stream that was made then and ends there. Where it did not, it is made to fit.
+
+        In another stream everything is new; one that lost its end in a crash of the server goes on before `read`.
+        """
+        if made == self.made and last >= self.read:
+            return True
+        known = made == self.made
+        self.read, self.made = (last if known else 0), made
+        self.out = {sequence: None for sequence in self.out if known and sequence <= last}
+        self.back = {sequence: None for sequence in self.back if known and sequence <= last}
+        self.changes += 1
+        return False
+
     def state(self) -> State:
         """What is to be written."""
-        return State(self.read, self.member, list(self.out), sorted(self.back), self.tries)
+        return State(self.read, self.made, self.member, list(self.out), sorted(self.back), self.tries)

@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import logging
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from tidings.broker import Delivery
 from tidings.clock import Clock
@@ -24,13 +24,17 @@ from tidings.jetstream.group import Seen, Sight, look
 from tidings.jetstream.naming import Place, Topic
 from tidings.jetstream.part import Part, compare_and_put
 from tidings.jetstream.reader import Message
-from tidings.jetstream.server import DEADLINE, WRONG_REVISION, Latest, Refused, acked, call
+from tidings.jetstream.server import DEADLINE, WRONG_REVISION, Latest, Refused, Stream, acked, call
 from tidings.jetstream.wire import Lost, Question
 from tidings.roster import Life, share
 
 log = logging.getLogger("tidings")
 
 LOST = "parts of the keys went to another member of the group, or the group was moved: what was out comes again"
+
+
+Find = Callable[[str], Awaitable[Stream]]
+"""What finds the stream of a topic, or makes it."""
 
 
 class Standing:
@@ -47,11 +51,12 @@ class GroupLine:
     """See Line. What is handed over at an orderly close is not counted as an attempt."""
 
     def __init__(
-        self, connection: Connection, clock: Clock, *, bucket: str, lease: float, places: Sequence[tuple[Topic, Place]]
+        self, connection: Connection, clock: Clock, *, find: Find, lease: float, places: Sequence[tuple[Topic, Place]]
     ) -> None:
         self._connection = connection
         self._clock = clock
-        self._bucket = bucket
+        self._bucket = places[0][1].bucket
+        self._find = find
         self._lease = lease
         self._me = clock.id()
         self._standings = [Standing(topic, place, Life(clock, lease)) for topic, place in places]
@@ -261,6 +266,8 @@ class GroupLine:
         mine = standing.parts
         if lost := self._taken_away(standing, sight):
             self._fence(lost)
+        if not sight.parts:
+            raise BrokerError(f"the state of {standing.place.root} is gone from the server: declare the group anew")
         alive = standing.life.alive(sight.members)
         rank = zlib.crc32(standing.place.root.encode()) % max(len(alive), 1)
         quota = share(len(sight.parts), alive[rank:] + alive[:rank], self._me)
@@ -308,7 +315,7 @@ class GroupLine:
         claimed: list[Part] = []
         for number, seen in free.items():
             state = given_back(seen.state, died=bool(seen.state.member) and seen.state.member != self._me)
-            cursor = Cursor(State(state.read, self._me, [], state.back, state.tries), seen.revision)
+            cursor = Cursor(State(state.read, state.made, self._me, [], state.back, state.tries), seen.revision)
             claimed.append(Part(standing.topic, number, standing.place.part(number), cursor))
         answers = await self._connection.wire().ask([part.claim() for part in claimed], DEADLINE)
         for part, answer in zip(claimed, answers, strict=True):
@@ -319,8 +326,15 @@ class GroupLine:
     async def _read(self) -> None:
         """Begin to read what is new here, and again what was broken off."""
         wire = self._connection.wire()
-        parts = [p for p in self._parts() if p.reader is None or p.reader.broken or p.reader.silent()]
-        asked = [part.questions(wire, self._clock, self._heard) for part in parts]
+        parts: list[Part] = []
+        for standing in self._standings:
+            begin = [p for p in standing.parts.values() if p.reader is None or p.reader.broken or p.reader.silent()]
+            if begin:
+                found = await self._find(standing.topic.name)
+                if [part for part in begin if not part.fit(found.created, found.state.last_seq)]:
+                    self._fence([])
+                parts += begin
+        asked = [part.questions(wire, self._clock, news=self._news.set, ended=self._stir.set) for part in parts]
         if not asked:
             return
         answers = await wire.ask(list(itertools.chain(*asked)), DEADLINE)
@@ -328,9 +342,6 @@ class GroupLine:
         for part, questions in zip(parts, asked, strict=True):
             part.begin(answers[start : start + len(questions)])
             start += len(questions)
-        self._news.set()
-
-    def _heard(self) -> None:
         self._news.set()
 
     def changed(self) -> None:

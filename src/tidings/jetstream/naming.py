@@ -56,6 +56,11 @@ class Place(NamedTuple):
         return f"{self.root}.member.{member}".encode()
 
     @property
+    def bucket(self) -> str:
+        """The stream in which it is."""
+        return "KV_" + self.root.split(".")[1]
+
+    @property
     def wake(self) -> bytes:
         """On which members tell each other to look. Nothing keeps it."""
         return self.root.removeprefix("$KV.").replace(".", "-wake.", 1).encode()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from tidings.clock import Clock
 from tidings.jetstream.cursor import Cursor, encode
 from tidings.jetstream.naming import Topic
-from tidings.jetstream.reader import Message, Reader
+from tidings.jetstream.reader import Ended, Message, Reader
 from tidings.jetstream.server import acked, got, one
 from tidings.jetstream.wire import Answer, Lost, Question, Wire
 
@@ -71,11 +71,12 @@ class Part:
         self.cursor.changes += 1
         return self.write()
 
-    def questions(self, wire: Wire, clock: Clock, news: Callable[[], None]) -> list[Question]:
+    def questions(self, wire: Wire, clock: Clock, *, news: Callable[[], None], ended: Ended) -> list[Question]:
         """What begins the reading: a consumer for what comes after `read`, and each message that comes again."""
         old = self.reader
         start = self.cursor.read
-        self.reader = Reader(wire, clock, self.topic.stream, self.topic.subjects[self.number], news)
+        subject = self.topic.subjects[self.number]
+        self.reader = Reader(wire, clock, stream=self.topic.stream, subject=subject, news=news, ended=ended)
         if old is not None:
             old.close()
             self.reader.messages = old.messages
@@ -102,6 +103,16 @@ class Part:
         self._line_up(found)
         acked(answers[0])
         self.reader.begin()
+
+    def fit(self, made: str, last: int) -> bool:
+        """Whether this is still the stream that it belongs to; where it is not, what was read of it is forgotten."""
+        if self.cursor.fit(made, last):
+            return True
+        self._again.clear()
+        if self.reader is not None:
+            self.reader.messages.clear()
+            self.reader.broken = True
+        return False
 
     def rewind(self) -> None:
         """What was out comes again, as if it had not been lent."""

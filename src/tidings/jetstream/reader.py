@@ -21,6 +21,10 @@ UNUSED = 60.0
 """Seconds after which the server forgets a consumer that nobody asks."""
 
 
+Ended = Callable[[], None]
+"""What is called when reading has to begin again."""
+
+
 class Message(NamedTuple):
     """What lies in a stream."""
 
@@ -36,7 +40,9 @@ class Reader:
     What comes is in `messages`, and `news` is called. `broken` tells that it has not begun, or has to be made anew.
     """
 
-    def __init__(self, wire: Wire, clock: Clock, stream: str, subject: bytes, news: Callable[[], None]) -> None:
+    def __init__(
+        self, wire: Wire, clock: Clock, *, stream: str, subject: bytes, news: Callable[[], None], ended: Ended
+    ) -> None:
         self.messages: deque[Message] = deque()
         self.broken = True
         self.heard = 0.0
@@ -45,6 +51,7 @@ class Reader:
         self._stream = stream
         self._subject = subject
         self._news = news
+        self._ended = ended
         self._name = clock.id()
         self._inbox = wire.new_inbox().encode()
         self._next = 1
@@ -119,7 +126,7 @@ class Reader:
 
     def _break(self) -> None:
         self.broken = True
-        self._news()
+        self._ended()
 
     def silent(self) -> bool:
         """Whether signs of life that have to be there are not."""

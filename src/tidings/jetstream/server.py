@@ -75,6 +75,7 @@ class Stream(msgspec.Struct):
 
     config: Config = msgspec.field(default_factory=Config)
     state: Bounds = msgspec.field(default_factory=Bounds)
+    created: str = ""
     error: Problem | None = None
 
 

@@ -45,7 +45,9 @@ class ViewLine:
             old, seen = self._readers.get(topic), start
             if old is not None and wire is self._wire and not (old.broken or old.silent()):
                 continue
-            reader = Reader(wire, self._clock, topic.stream, topic.all, self._news.set)
+            reader = Reader(
+                wire, self._clock, stream=topic.stream, subject=topic.all, news=self._news.set, ended=self._news.set
+            )
             if old is not None:
                 reader.messages = old.messages
                 old.close()

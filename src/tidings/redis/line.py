@@ -180,11 +180,16 @@ class GroupLine:
     async def done(self, deliveries: Sequence[Delivery]) -> None:
         """See Line."""
         self._check_open()
+        if self._fenced and any(each.receipt not in self._out for each in deliveries):
+            raise Fenced(self._fenced)  # fetch will tell it, too
         for delivery in deliveries:
             found = self._out.pop(delivery.receipt, None)
             if found is not None:
                 found[0].settle(found[1])
+        era = self._era
         await self._write()
+        if era != self._era:
+            raise Fenced(LOST)
         if any(part.leaving is not None and not part.out for part in self._parts()):
             self._stir.set()
 
@@ -209,8 +214,9 @@ class GroupLine:
             for part, change in parts:
                 part.written(change)
         for standing, lost in zip(changes, answers, strict=True):
-            if lost := [number for number in lost if standing.parts.get(number) in {part for part, _ in parts}]:
-                self._fence(standing, lost)
+            if lost:
+                mine = {part for part, _ in parts}
+                self._fence(standing, [number for number in lost if standing.parts.get(number) in mine])
                 self._fenced = LOST
                 raise Fenced(LOST)
 

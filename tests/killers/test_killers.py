@@ -19,7 +19,7 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
         yield scene
 
 
-async def buried(scene: Scene, handler: str, how: str, settings: str = "") -> dict[str, str]:
+async def buried(scene: Scene, handler: str, how: str, settings: str = "stall = 60.0") -> dict[str, str]:
     """The letter of an event that is fatal in this way; others before and after it have been handled once."""
     await scene.publish(
         *(Hit(key=key) for key in OTHERS[:10]), Hit(key="fatal", how=how), *(Hit(key=key) for key in OTHERS[10:])

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -34,32 +35,44 @@ def measure(row: Row) -> Figures:
         return asyncio.run(row.run(Path(folder)))
 
 
-def table(results: list[tuple[Row, Figures, float]]) -> str:
+def line(row: Row, figures: Figures, seconds: float) -> str:
+    """The row of the table."""
+    return f"| {row.number} | {row.fault} | {row.expected} | {shown(figures)} | {seconds:.1f} |"
+
+
+def written(path: Path) -> dict[str, str]:
+    """The lines that the document has, by the numbers of their rows."""
+    section = path.read_text().partition("<!-- matrix -->")[2].partition("<!-- /matrix -->")[0] if path.exists() else ""
+    return {number: text for text in section.splitlines() if (number := text[2:].partition(" ")[0])[:1].isdigit()}
+
+
+def table(lines: Mapping[str, str]) -> str:
     """The section of the document."""
-    lines = [
+    known = [lines[row.number] for row in rows() if row.number in lines]
+    return "\n".join([
         "## The embedded broker under faults",
         "",
         f"{machine.described()}.",
         "",
         "| # | fault | what holds | measured | took, s |",
         "| --- | --- | --- | --- | ---: |",
-        *(f"| {row.number} | {row.fault} | {row.expected} | {shown(figures)} | {seconds:.1f} |"
-          for row, figures, seconds in results),
+        *known,
         "",
         METHOD,
-    ]  # fmt: skip
-    return "\n".join(lines)
+    ])  # fmt: skip
 
 
 @click.command()
-@click.option("--row", "wanted", multiple=True, help="Only this number; may be given several times.")
+@click.option(
+    "--row", "wanted", multiple=True, help="Only this number, several times for more; of the document its line only."
+)
 @click.option("--write", type=click.Path(dir_okay=False, path_type=Path), help="Put the table into this document.")
 def main(wanted: tuple[str, ...], write: Path | None) -> None:
     """Run the rows, say what they report."""
     chosen = [row for row in rows() if not wanted or row.number in wanted]
     if not chosen:
         raise click.UsageError(f"there is no row {', '.join(wanted)}; there are {', '.join(r.number for r in rows())}")
-    results: list[tuple[Row, Figures, float]] = []
+    lines: dict[str, str] = {}
     failed: list[str] = []
     for row in chosen:
         began = time.monotonic()
@@ -69,10 +82,10 @@ def main(wanted: tuple[str, ...], write: Path | None) -> None:
             figures = {"**does not hold**": str(error).partition("\n")[0] or type(error).__name__}
             failed.append(row.number)
             traceback.print_exc()
-        results.append((row, figures, time.monotonic() - began))
+        lines[row.number] = line(row, figures, time.monotonic() - began)
         click.echo(f"{row.number} {row.fault}: {shown(figures)}", file=sys.stderr)
     if write is not None:
-        replace_section(write, "matrix", table(results))
+        replace_section(write, "matrix", table(written(write) | lines))
     if failed:
         click.echo(f"rows that do not hold: {', '.join(failed)}", err=True)
         raise SystemExit(1)

@@ -148,7 +148,8 @@ class NatsLink:
                     unsent.append(record.id)
             if problem is not None:
                 unsent += [record.id for record in records[first + IN_FLIGHT :]]
-                raise PublishFailed(f"{len(unsent)} records may not be kept: {problem}", unsent) from problem
+                why = f"{problem} ({wire.trouble})" if wire.trouble is not None else str(problem)
+                raise PublishFailed(f"{len(unsent)} records may not be kept: {why}", unsent) from problem
 
     def _message(self, topic: Topic, record: Record, largest: int) -> Question:
         headers, value = content.message(record)

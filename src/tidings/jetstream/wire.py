@@ -27,6 +27,8 @@ Sink = Callable[[bytes, bytes, bytes, bytes], None]
 
 HEARTBEAT = 5.0
 """Seconds between pings: after two that were not answered the connection is dead."""
+FAREWELL = 1.0
+"""Seconds for closing a connection in order; then it is dropped."""
 TOGETHER = 1 << 18
 """How many bytes are written at once."""
 END = (b"204", b"404", b"408", b"503")
@@ -157,7 +159,7 @@ class Wire(Client):
     async def _close(self, status: int, do_cbs: bool = True) -> None:
         self._end()
         with contextlib.suppress(TimeoutError, OSError):
-            async with asyncio.timeout(HEARTBEAT):  # a peer that is silent must not keep us
+            async with asyncio.timeout(FAREWELL):  # a peer that is silent must not keep us
                 await super()._close(status, do_cbs)
 
     def _end(self) -> None:

@@ -1,0 +1,168 @@
+"""Who may connect to NATS and how, and what is said to who may not."""
+
+import asyncio
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nkeys
+import pytest
+
+from tests.brokers.test_nats import GROUP, own, records, taken
+from tidings.brokers.nats import NatsLink
+from tidings.clock import Clock
+from tidings.dev import Nats
+from tidings.errors import BrokerError, ConfigError, PublishFailed
+from tidings.jetstream import address
+
+USER = {"user": "shop", "password": "s3cr3t%"}
+
+
+def started(folder: Path, **settings: Any) -> Nats:
+    server = Nats(folder, settings=settings)
+    server.start()
+    return server
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nats]:
+    """Users with a password, with an NKey, and one who may read only."""
+    seed = nkeys.encode_seed(bytes(range(32)), nkeys.PREFIX_BYTE_USER)
+    folder = tmp_path_factory.mktemp("guarded")
+    (folder / "seed").write_bytes(seed)
+    reader = {"user": "reader", "password": "r", "permissions": {"publish": {"deny": "own.order.>"}}}
+    users = [USER, {"nkey": nkeys.from_seed(seed).public_key.decode()}, reader]
+    server = started(folder, authorization={"users": users})
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate authority, and certificates of it for a server and a client."""
+    folder = tmp_path_factory.mktemp("certificates")
+
+    def openssl(*words: str) -> None:
+        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
+
+    new = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    openssl(*new, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=authority")
+    for name in ("server", "client"):
+        more = ["-addext", "subjectAltName=IP:127.0.0.1", "-CA", "ca.pem", "-CAkey", "ca.key"]
+        openssl(*new, "-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}", *more)
+    return folder
+
+
+async def works(url: str) -> None:
+    link = NatsLink(f"{url}{'&' if '?' in url else '?'}prefix={own()}", Clock())
+    await link.open()
+    try:
+        line = await link.join(["order"], GROUP)
+        await link.publish(records(3))
+        assert len(await taken(line, 3)) == 3
+    finally:
+        await link.close()
+
+
+async def refused(url: str, why: str) -> None:
+    link = NatsLink(url, Clock())
+    with pytest.raises(BrokerError, match=why) as told:
+        await link.open()
+    assert "s3cr3t" not in f"{told.value} {told.value!r}"
+    await link.close()
+
+
+async def test_a_password_is_needed(guarded: Nats) -> None:
+    await works(f"nats://shop:s3cr3t%25@127.0.0.1:{guarded.port}")
+    await refused(f"nats://shop:s3cr3t@127.0.0.1:{guarded.port}", "refuses these user and password")
+    await refused(guarded.url, "refuses these credentials")
+
+
+async def test_an_nkey_is_as_good(guarded: Nats) -> None:
+    await works(f"{guarded.url}?nkey={guarded.folder / 'seed'}")
+    other = guarded.folder / "other"
+    other.write_bytes(nkeys.encode_seed(bytes(32), nkeys.PREFIX_BYTE_USER))
+    await refused(f"{guarded.url}?nkey={other}", "refuses these credentials")
+
+
+async def test_a_token_is_as_good(tmp_path: Path) -> None:
+    with started(tmp_path / "token", authorization={"token": "s3cr3t"}) as server:
+        await works(f"nats://s3cr3t@127.0.0.1:{server.port}")
+        await works(f"{server.url}?token=s3cr3t")
+        await refused(f"{server.url}?token=wrong", "refuses these credentials")
+
+
+async def test_who_may_not_publish_is_told_so(guarded: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tidings.jetstream.server.MANY", 1.0)
+    link = NatsLink(f"nats://reader:r@127.0.0.1:{guarded.port}?prefix=own", Clock())
+    await link.open()
+    with pytest.raises(PublishFailed, match="permissions violation"):
+        await link.publish(records(2))
+    await link.close()
+
+
+async def test_tls_is_checked_in_both_directions(certificates: Path, tmp_path: Path) -> None:
+    names = {"cert_file": "server.pem", "key_file": "server.key", "ca_file": "ca.pem"}
+    tls = {name: str(certificates / file) for name, file in names.items()} | {"verify": True}
+    client = f"cert={certificates / 'client.pem'}&key={certificates / 'client.key'}"
+    with started(tmp_path / "tls", tls=tls) as server:
+        await works(f"tls://127.0.0.1:{server.port}?ca={certificates / 'ca.pem'}&{client}")
+        await refused(f"tls://127.0.0.1:{server.port}?{client}", "its certificate or ours is not accepted")
+        await refused(f"tls://127.0.0.1:{server.port}?ca={certificates / 'ca.pem'}", "NATS at 127.0.0.1")
+        await refused(server.url, "certificate")
+
+
+async def test_a_server_without_tls_is_told_no_secret(nats_server: Nats) -> None:
+    await refused(f"tls://shop:s3cr3t@127.0.0.1:{nats_server.port}", "offers no TLS, so nothing was sent")
+    heard: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"version":"2.15.1","max_payload":1048576,"headers":true}\r\n')
+        heard.put_nowait(await reader.read())
+        writer.close()
+
+    async with await asyncio.start_server(listen, "127.0.0.1", 0) as plain:
+        port = plain.sockets[0].getsockname()[1]
+        await refused(f"nats://shop:s3cr3t@127.0.0.1:{port}?tls=yes", "offers no TLS")
+        assert await heard.get() == b""
+
+
+async def test_a_server_that_is_absent_or_too_old_or_without_jetstream_is_told(tmp_path: Path) -> None:
+    await refused("nats://127.0.0.1:1", "cannot be reached")
+
+    async def old(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"version":"2.9.0","max_payload":1048576,"headers":true}\r\n')
+        while line := await reader.readline():
+            if line.startswith(b"PING"):
+                writer.write(b"PONG\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(old, "127.0.0.1", 0) as server:
+        await refused(f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}", "version 2.9: update it to 2.11")
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("nats://", "a NATS address is"),
+        ("nats://h/path", "a NATS address is"),
+        ("nats://h:port", "NATS server 'h:port'"),
+        ("nats://h?colour=red", "unknown option 'colour'"),
+        ("nats://h?parts=0", "parts=0 does not fit"),
+        ("nats://h?prefix=a.b", "prefix=a.b does not fit"),
+        ("nats://h?creds=/none", "there is no such file"),
+        ("nats://h?window=-1", "window=-1 does not fit"),
+        ("nats://h?tls=maybe", "yes or no"),
+    ],
+)
+def test_an_address_that_says_nothing_good_is_refused(url: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        NatsLink(url, Clock())
+
+
+def test_an_address_shows_no_secret_and_may_name_several_servers() -> None:
+    read = address.parse("nats://shop:s3cr3t@one,two:5222?lease=12")
+    assert read.servers == ("nats://one:4222", "nats://two:5222")
+    assert (read.user, read.password, read.lease) == ("shop", "s3cr3t", 12.0)
+    assert "s3cr3t" not in repr(read)

@@ -392,6 +392,29 @@ async def test_replicas_that_are_not_there_fail_the_publish(valkey_server: Valke
             await link.publish(records(1))
 
 
+async def test_few_rights_are_enough(valkey_server: Valkey, client: plain.Redis) -> None:
+    prefix = own()
+    rights = ["+hello", "+select", "+ping", "+time", "+wait"]
+    await client.acl_setuser("app", enabled=True, passwords=["+pass"], keys=[f"{prefix}:*"], commands=rights,
+                             categories=["+@read", "+@write", "+@scripting"])  # fmt: skip
+    link = RedisLink(valkey_server.url.replace("redis://", "redis://app:pass@") + f"?prefix={prefix}", Clock())
+    await link.open()
+    try:
+        line = await link.join(["order"], GROUP, 5.0)
+        view = await link.join(["order"], None)
+        await link.publish(records(5))
+        await line.done(await taken(line, 5))
+        assert len(await taken(view, 5)) == 5
+        assert (await link.lag("order", GROUP)).waiting == 0
+        await link.seek("order", GROUP, Start.EARLIEST)
+        assert await link.trim("order", 0.0) == 0
+        await link._connection.wire().ask("PING")
+        assert "does not tell" in (await link.promises())[0]
+        assert link.limit == 512 << 20
+    finally:
+        await link.close()
+
+
 async def open_and_publish(link: RedisLink) -> None:
     await link.open()
     await link.publish(records(1))

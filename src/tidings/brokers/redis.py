@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import re
 from collections.abc import Mapping, Sequence
 
@@ -33,13 +34,14 @@ except ModuleNotFoundError as missing:
 log = logging.getLogger("tidings")
 
 LEASE = 30.0
+KEEP = 7 * 86400.0
 LARGEST = 512 << 20
 """The largest value where the server does not tell, in bytes."""
 TRIM_EVERY = 60.0
 
 
 class RedisLink:
-    """See Link. `keep` is for how many seconds topics keep what all groups have done; None for ever."""
+    """See Link. `keep` is for how many seconds topics keep what all groups have done: a week, or `inf` for ever."""
 
     features = Feature.DURABLE | Feature.ORDERED | Feature.REPLAY
 
@@ -47,7 +49,7 @@ class RedisLink:
         self._address = address.parse(url)
         self._clock = clock
         self._lease = self._address.lease or lease
-        self._keep = keep
+        self._keep = KEEP if keep is None else keep
         self._dialer = Dialer(self._address, clock)
         self._connection = Connection(self._dialer, clock, self._changed)
         self._writer = Connection(self._dialer, clock, self._changed)
@@ -78,8 +80,8 @@ class RedisLink:
             self.limit = int(pairs(told).get("proto-max-bulk-len", LARGEST))
         self.limit = self._publisher.limit = self.limit or LARGEST
         self._publisher.open()
-        if self._keep is not None:
-            self._housekeeper = asyncio.create_task(self._keep_trimming(self._keep), name="redis-housekeeper")
+        if self._keep < math.inf:
+            self._housekeeper = asyncio.create_task(self._keep_trimming(), name="redis-housekeeper")
 
     async def close(self) -> None:
         """See Link."""
@@ -196,12 +198,12 @@ class RedisLink:
 
     # -- housekeeping
 
-    async def _keep_trimming(self, keep: float) -> None:
+    async def _keep_trimming(self) -> None:
         while True:
             await self._clock.sleep(TRIM_EVERY * (0.5 + self._clock.random()))
             for topic in list(self._topics.values()):
                 try:
-                    await self.trim(topic.name, keep)
+                    await self.trim(topic.name, self._keep)
                 except BrokerError as error:
                     log.warning("topic %s will be trimmed later: %s", topic.name, error)
 

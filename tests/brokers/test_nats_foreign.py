@@ -85,6 +85,18 @@ def test_a_record_comes_back_as_it_was(id: str, key: str | None, told: dict[str,
     assert content.record("order", *content.message(record), "place") == record
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"time": "yesterday"}, {"datacontenttype": 'text/plain; charset="utf-8"'}, {"source": ""}, {"Tenant": "a  b "},
+        {"datacontenttype": "application/cloudevents"}, {"source": "%41"}, {"specversionx": "1"},
+    ],
+)  # fmt: skip
+def test_odd_headers_come_back_as_they_were(headers: dict[str, str]) -> None:
+    record = Record("order", b"x", "k", "order.created", "e1", 0.0, headers)
+    assert content.record("order", *content.message(record), "place") == record
+
+
 @pytest.mark.parametrize("large", [{"long": "x" * 70_000}, {f"h{n}": "é" for n in range(8000)}])
 def test_more_headers_than_nats_takes_go_into_the_body(large: dict[str, str]) -> None:
     record = Record("order", bytes(range(256)), "", "order.created", "e 1", 12.5, large)

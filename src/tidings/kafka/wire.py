@@ -20,14 +20,15 @@ ID, TIME = "ce_id", "ce_time"
 SPEC = ("ce_specversion", b"1.0")
 STEADY = ["ce_specversion", "ce_type", "ce_source", binding.CONTENT_TYPE]
 """What follows the id and the time in what we write, then the attributes that repeat, then those that do not."""
-FLEETING = ("correlationid", "causationid", "traceparent", "tracestate")
+FLEETING = frozenset(["correlationid", "causationid", "traceparent", "tracestate"])
 LAST = {"ce_" + name for name in FLEETING}
 Z = ord("Z")
 MOST = 10_000
 """How many combinations are remembered."""
-APART = {"source", "datacontenttype", *FLEETING}
+APART = {"source", "datacontenttype"}
 
 Header = tuple[str, bytes]
+Known = tuple[str, tuple[tuple[str, str], ...]]
 
 
 class Received(Protocol):
@@ -64,7 +65,7 @@ class Wire:
 
     def __init__(self) -> None:
         self._shapes: dict[tuple[Header, ...], Shape] = {}
-        self._steady: dict[tuple[str, str, str], list[Header]] = {}
+        self._steady: dict[Known, list[Header]] = {}
         self._whole: dict[bytes, int] = {}
 
     # -- writing
@@ -72,23 +73,20 @@ class Wire:
     def headers(self, record: Record) -> list[Header]:
         """The headers of a record. Raises InvalidEvent for what Kafka cannot carry."""
         told = record.headers
-        known = (record.type, told.get("source", binding.NO_SOURCE), told.get("datacontenttype", binding.JSON))
         try:
-            steady = self._steady.get(known) or self._new(known)
-            headers = [(ID, record.id.encode()), (TIME, binding.stamp(record.time).encode()), *steady]
-            if len(told) > ("source" in told) + ("datacontenttype" in told):
-                headers += [(named(name), text.encode()) for name, text in told.items() if name not in APART]
-                headers += [(PREFIX + name, told[name].encode()) for name in FLEETING if name in told]
+            if FLEETING.isdisjoint(told):
+                known = (record.type, tuple(told.items()))
+                steady = self._steady.get(known) or self._new(known, told)
+            else:
+                steady = written(record.type, told)
+            return [(ID, record.id.encode()), (TIME, binding.stamp(record.time).encode()), *steady]
         except UnicodeEncodeError as error:
             raise InvalidEvent(f"An attribute of record {record.id!r} is no text: {error}. It was not sent.") from error
-        return headers
 
-    def _new(self, known: tuple[str, str, str]) -> list[Header]:
+    def _new(self, known: Known, told: Mapping[str, str]) -> list[Header]:
         if len(self._steady) >= MOST:
             self._steady.clear()
-        type, source, content = (text.encode() for text in known)
-        steady = [SPEC, ("ce_type", type), ("ce_source", source), (binding.CONTENT_TYPE, content)]
-        return self._steady.setdefault(known, steady)
+        return self._steady.setdefault(known, written(known[0], told))
 
     # -- reading
 
@@ -152,6 +150,19 @@ class Wire:
         if "time" in told or not kind:
             return record
         return Record(topic, record.value, record.key, record.type, record.id, milliseconds / 1000, record.headers)
+
+
+def written(type: str, told: Mapping[str, str]) -> list[Header]:
+    """The headers of these attributes, in our order."""
+    source, content = told.get("source", binding.NO_SOURCE), told.get("datacontenttype", binding.JSON)
+    headers = [
+        SPEC,
+        ("ce_type", type.encode()),
+        ("ce_source", source.encode()),
+        (binding.CONTENT_TYPE, content.encode()),
+    ]
+    others = [name for name in told if name not in APART]
+    return headers + [(named(name), told[name].encode()) for name in sorted(others, key=FLEETING.__contains__)]
 
 
 def named(name: str) -> str:

@@ -3,6 +3,8 @@
 import gc
 import sqlite3
 
+import pytest
+
 from tests.sim import contested, shop
 from tidings import App
 from tidings.testing.sim import Faults, Simulation
@@ -14,7 +16,10 @@ noting = App("noting")
 @noting.on(shop.Placed)
 def note(placed: shop.Placed, db: sqlite3.Connection) -> None:
     db.execute("CREATE TABLE own (number INTEGER)")  # fails where a table is left from another run
+    db.execute("CREATE INDEX own_number ON own (number)")
+    db.execute("CREATE INDEX known_number ON known (number)")
     db.execute("CREATE TEMP TABLE passing (number INTEGER)")
+    db.execute("INSERT INTO known (number) VALUES (?)", (placed.number,))
     db.execute("INSERT INTO own VALUES (?)", (placed.number,))
 
 
@@ -25,10 +30,15 @@ async def place_one(simulation: Simulation) -> None:
     await simulation.settle()
     assert not simulation.dead()
     assert simulation.sql("SELECT number FROM own") == [(simulation.seed,)]
+    assert simulation.sql("SELECT number FROM known") == [(0,), (simulation.seed,)]
 
 
-def test_a_run_sees_no_row_and_no_table_of_those_before_it() -> None:
-    stage = Stage(Plan([noting], place_one, faults=Faults.none()))
+KNOWN = "CREATE TABLE known (number INTEGER{more}); INSERT INTO known (number) VALUES (0);"
+
+
+@pytest.mark.parametrize("more", ["", ", twice INTEGER AS (number * 2)"], ids=["plain", "generated column"])
+def test_a_run_sees_no_row_and_no_table_of_those_before_it(more: str) -> None:
+    stage = Stage(Plan([noting], place_one, faults=Faults.none(), tables=KNOWN.format(more=more)))
     try:
         for seed in range(4):
             outcome = stage.play(seed)

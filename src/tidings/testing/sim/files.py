@@ -92,19 +92,22 @@ class Files:
 
     def _put_back(self, keeper: sqlite3.Connection) -> bool:
         """Undo what was written; False where that cannot be done, as where somebody still holds a snapshot."""
-        found = keeper.execute(OBJECTS.format(schema="main")).fetchall()
-        if any(each not in found for each in self._objects):
+        try:
+            found = keeper.execute(OBJECTS.format(schema="main")).fetchall()
+            if any(each not in found for each in self._objects):
+                return False
+            keeper.execute("BEGIN IMMEDIATE")
+            for kind, name, sql in found:
+                if (kind, name, sql) not in self._objects and sql is not None:
+                    keeper.execute(f'DROP {kind} IF EXISTS main."{name}"')  # its table may be gone, and it with that
+            for kind, name, _ in self._objects:
+                if kind == "table":
+                    keeper.execute(f'DELETE FROM main."{name}"')  # noqa: S608 - names of the file itself
+                    keeper.execute(f'INSERT INTO main."{name}" SELECT * FROM prepared."{name}"')  # noqa: S608
+            keeper.execute("COMMIT")
+            (busy, *_) = keeper.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error:  # a table that cannot be copied, such as one with generated columns
             return False
-        keeper.execute("BEGIN IMMEDIATE")
-        for kind, name, sql in found:
-            if (kind, name, sql) not in self._objects and kind in ("table", "view"):
-                keeper.execute(f'DROP {kind} main."{name}"')
-        for kind, name, _ in self._objects:
-            if kind == "table":
-                keeper.execute(f'DELETE FROM main."{name}"')  # noqa: S608 - names of the file itself
-                keeper.execute(f'INSERT INTO main."{name}" SELECT * FROM prepared."{name}"')  # noqa: S608
-        keeper.execute("COMMIT")
-        (busy, *_) = keeper.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         return not busy
 
     def _begin_anew(self) -> None:

@@ -90,6 +90,10 @@ class Inbox:
 
         await self._commit(step)
 
+    async def answer(self) -> None:
+        """Wait for a turn: whatever was asked of the store before has been answered when this returns."""
+        await self._commit(lambda connection: None)
+
     async def forget(self, topic: str) -> None:
         """The group is to handle the topic again; what it holds just now is fenced."""
 

@@ -58,8 +58,8 @@ class Member:
     """See Subscription. Safe for one task that fetches and others that settle."""
 
     def __init__(self, broker: House, group: str, line: Line, join: Callable[[], Awaitable[Line]]) -> None:
-        self.alone = False  # whether suspects are out, beside which nothing may be
         self._broker = broker
+        self._alone = False  # whether what is out are suspects
         self._line = line
         self._join = join
         self._name = group
@@ -72,12 +72,24 @@ class Member:
         self._twins: dict[Place, list[Delivery]] = {}  # by what is out: the same event, published more than once
         self._tries: dict[Place, int] = {}  # how often they were handed back
         self._epoch: int | None = None
+        self._era = 0  # how often all that was lent was lost
         self._void = False  # whether to give up all that is lent, and join anew
+        self._back = False  # whether all that is lent is to be lent again: its worker was fenced
         self._patience: asyncio.Timeout | None = None
         self._done: list[Delivery] = []
         self._have_done = asyncio.Event()
         self._closed = False
+        self._loop = asyncio.get_running_loop()
         self._acker = asyncio.create_task(self._acknowledge(), name=f"{group} acknowledgements")
+
+    @property
+    def alone(self) -> bool:
+        """Whether suspects are out, beside which nothing may be."""
+        return self._alone and bool(self._lent)
+
+    def _holds(self, delivery: Delivery) -> bool:
+        """Whether it is out: not one like it, of before the part was lost."""
+        return self._lent.get(delivery.receipt) is delivery
 
     # -- lending
 
@@ -87,8 +99,8 @@ class Member:
         deadline = clock.monotonic() + wait
         while True:
             self._check()
-            if self._void:
-                await self._rejoin()
+            if self._void or self._back:
+                await self._give_up()
             if self._held:
                 self._ready.extend(self._held.release(clock.monotonic()))
             if self._ready and (lent := self._lend(limit)):
@@ -99,20 +111,43 @@ class Member:
                 if waited is None:
                     return []
                 fresh = waited
-            if fresh and (plain := await self._sift(fresh)):
+            if fresh and (plain := await self._sift(fresh)) and not (self._void or self._back):
                 return plain
 
     def _check(self) -> None:
         if self._closed:
             raise Closed(f"the subscription of {self._name} is closed")
+        if self._acker.done():
+            self._acker.result()
         self._broker.check()
 
-    async def _rejoin(self) -> None:
-        """What was to be settled could not be: it comes again where that is due."""
-        await self._line.close()
-        self._forget_all()
-        self._line = await self._join()  # where this fails, it is done again
-        self._void = False
+    async def _give_up(self) -> None:
+        """What was to be settled could not be: it comes again where that is due. Raises Fenced, so that all else is.
+
+        Before that, whoever waited for that settlement has to have heard of it: the store answers in turn.
+        """
+        if self._inbox is not None:
+            await self._inbox.answer()
+        if self._void:
+            await self._line.close()
+            self._forget_all()
+            self._line = await self._join()  # where this fails, it is done again
+            self._void = False
+        else:
+            self._take_back()
+        raise Fenced(f"{self._name} could not settle something; what it was lent comes again")
+
+    def _take_back(self) -> None:
+        """Its worker has dropped everything. What comes again is not the same as before: that may still be settled."""
+        self._back = False
+        again = [msgspec.structs.replace(each) for each in [*self._lent.values(), *self._ready]]
+        for each in again:
+            if self._held.holds_back(each):
+                self._held.put(each)
+        rest = sorted((each for each in again if not self._held.holds_back(each)), key=RECEIPT)
+        self._returned = [*rest, *self._returned]
+        self._lent.clear()
+        self._ready.clear()
 
     async def _next(self, limit: int) -> Sequence[Delivery]:
         """What is there now. While something waits to be lent, nothing else is taken."""
@@ -216,13 +251,12 @@ class Member:
 
     def _lend(self, limit: int) -> list[Delivery]:
         """Of what is ready; suspects with nothing beside them."""
-        if self.alone and self._lent:
+        if self.alone:
             return []
-        self.alone = bool(self._suspects) and self._ready[0].receipt in self._suspects
-        if not self.alone:
+        self._alone = bool(self._suspects) and self._ready[0].receipt in self._suspects
+        if not self._alone:
             lent = self._while_ready(limit, lambda each: each.receipt not in self._suspects)
         elif self._lent or self._broker.suspicious(self):
-            self.alone = False
             return []
         elif self._suspects[self._ready[0].receipt] > 2:
             lent = [self._ready.popleft()]
@@ -243,7 +277,7 @@ class Member:
         """See Subscription.ack."""
         self._check()
         if tx is None and self._inbox is None:
-            known = [each for each in deliveries if each.receipt in self._lent]
+            known = [each for each in deliveries if self._holds(each)]
             await self._line.done(known)
             self._forget(known)
             return
@@ -253,10 +287,11 @@ class Member:
             return
         settled: list[Delivery] = []
         unit.add(self._finisher(deliveries, settled, self._inbox, alone=tx is None))
-        unit.after(lambda: self._settle(settled))
+        era = self._era
+        unit.after(lambda: self._settle(settled) if era == self._era else None)
         if tx is None:
             await unit.commit()
-            await self._line.done(settled)
+            await self._line.done(settled if era == self._era else ())
 
     def _finisher(
         self, deliveries: Sequence[Delivery], settled: list[Delivery], known_by: Inbox, *, alone: bool
@@ -264,35 +299,44 @@ class Member:
         """The step that settles these in the inbox; with the effects of others, all of them or none."""
 
         def step(connection: Any) -> None:
-            known = {each.receipt: each for each in deliveries if each.receipt in self._lent}
+            known = {each.receipt: each for each in deliveries if self._holds(each)}
             settled[:] = known.values()
             places = [_place(each) for each in settled]
             now = self._broker.clock.now()
+            if len(settled) < len(deliveries) and not alone:
+                self._give_back()
+                raise Fenced(f"{self._name} no longer holds some of what it settles; nothing of this is kept")
             try:
-                if len(settled) < len(deliveries) and not alone:
-                    raise Fenced(f"{self._name} no longer holds some of what it settles; nothing of this is kept")
                 new = known_by.finish(connection, places, epoch=self._epoch or 0, at=now)
                 if new < len(places) and not alone:
                     raise Fenced(f"another member of {self._name} has done some of this; nothing of it is kept")
             except Fenced:
                 self._void = True
+                self._give_back()
                 raise
 
         return step
 
+    def _give_back(self) -> None:
+        """From any thread: the worker will drop all that it was lent."""
+        self._back = True
+        self._loop.call_soon_threadsafe(self._wake)
+
     async def _ack_in_parcel(self, deliveries: Sequence[Delivery]) -> None:
-        if any(each.receipt not in self._lent for each in deliveries):
+        if not all(map(self._holds, deliveries)):
+            self._give_back()
             raise Fenced(f"{self._name} no longer holds some of the records that it settles")
         await self._line.done(deliveries)
         self._forget(deliveries)
 
     def _forget(self, deliveries: Sequence[Delivery]) -> None:
         for each in deliveries:
-            self._lent.pop(each.receipt, None)
+            if self._holds(each):
+                del self._lent[each.receipt]
         if self._suspects:
             for each in deliveries:
                 self._suspects.pop(each.receipt, None)
-        if self.alone or self._ready:
+        if self._ready:
             self._wake()
 
     def _settle(self, deliveries: Sequence[Delivery]) -> None:
@@ -310,19 +354,17 @@ class Member:
             await self._have_done.wait()
             self._have_done.clear()
             while self._done:
-                batch, self._done = self._done, []
+                batch, self._done, era = self._done, [], self._era
                 try:
                     await self._line.done(batch)
-                except Fenced:
+                except (Fenced, Closed):  # they come again, and the inbox knows them
                     continue
                 except asyncio.CancelledError:
                     self._done = batch + self._done
                     raise
-                except Closed:
-                    return
                 except BrokerError as error:
                     log.warning("%s will acknowledge again: %s", self._name, error)
-                    self._done = batch + self._done
+                    self._done = batch + self._done if era == self._era else self._done
                     await self._broker.clock.sleep(PAUSE)
 
     async def nack(self, deliveries: Sequence[Delivery], delay: float = 0.0) -> None:
@@ -330,17 +372,18 @@ class Member:
         self._check()
         clock = self._broker.clock
         due = clock.monotonic() + delay if delay > 0 else 0.0
-        mine = sorted((each for each in deliveries if each.receipt in self._lent), key=RECEIPT)
+        mine = sorted(filter(self._holds, deliveries), key=RECEIPT)
         tries = {_place(each): self._tries.get(_place(each), 0) + 1 for each in mine}
+        self._tries |= tries
+        for each in mine:  # at once: nothing of its key may be lent while the inbox is written
+            del self._lent[each.receipt]
+            self._suspects.pop(each.receipt, None)
+        for each in mine:
+            self._withdraw(each)
+            self._held.put(msgspec.structs.replace(each, attempt=each.attempt + 1), due)
+        self._wake()
         if self._inbox is not None and mine:
             await self._inbox.again(tries, clock.now() + delay, clock.now())
-        self._tries |= tries
-        for each in mine:
-            if self._lent.pop(each.receipt, None) is not None:
-                self._suspects.pop(each.receipt, None)
-                self._withdraw(each)
-                self._held.put(msgspec.structs.replace(each, attempt=each.attempt + 1), due)
-        self._wake()
 
     def _withdraw(self, delivery: Delivery) -> None:
         """Later ones of the key wait behind it."""
@@ -360,6 +403,7 @@ class Member:
         """See Subscription.extend: the link keeps what is out for as long as its process lives."""
 
     def _forget_all(self) -> None:
+        self._era += 1
         self._lent.clear()
         self._ready.clear()
         self._held.clear()
@@ -368,8 +412,8 @@ class Member:
         self._tries.clear()
         self._returned.clear()
         self._epoch = None
+        self._back = False
         self._done.clear()
-        self.alone = False
 
     async def close(self) -> None:
         """See Subscription.close."""

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from tidings.broker import Delivery
 from tidings.chunk import LONG, Chunk, ChunkLane
 from tidings.codec import MISFITS
-from tidings.desk import Desk
+from tidings.desk import Desk, Outcome
 from tidings.errors import (
     Fenced,
     Redo,
@@ -32,12 +32,15 @@ SLOW = 0.05
 class Burst:
     """How a run of `def` calls went: how many went well, which of those published nothing, how the next one failed.
 
+    What came of them is the worker's when the lane says so, not before: its lease may be lost meanwhile.
+
     `stopped_at_one`: the next one failed, or needs more care than the fast path takes.
     """
 
     def __init__(self) -> None:
         self.count = 0
         self.plain: list[Delivery] = []
+        self.outcomes: list[Outcome] = []
         self.error: Exception | None = None
         self.stopped_at_one = False
 
@@ -69,6 +72,7 @@ class ThreadLane(ChunkLane):
         finally:
             self._interruptible = False
         self.desk.done.extend(burst.plain)
+        self.desk.outcomes.extend(burst.outcomes)
         self.desk.have.set()
         for key in keys:
             turns.end(key)
@@ -120,7 +124,7 @@ class ThreadLane(ChunkLane):
                 if result is None:
                     burst.plain.append(delivery)
                 else:
-                    desk.outcomes.append(self.outcome(delivery, None, result))
+                    burst.outcomes.append(self.outcome(delivery, None, result))
             except BaseException as raised:  # noqa: BLE001 - whatever it is, it is retried or buried
                 burst.error = failure(raised)
                 break

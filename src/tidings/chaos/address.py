@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from tidings.chaos.embedded import Embedded
-from tidings.chaos.site import Site
+from tidings.chaos.remote import Remote
+from tidings.chaos.site import Blow, Site
+from tidings.connect import LINKS
 from tidings.errors import ConfigError
 
 
-def find(url: str, *, remote_is_mine: bool = False) -> Site:
-    """The site of a broker's URL. Raises ConfigError, also for an address that is not on this machine."""
+def find(
+    url: str, store: str | None = None, *, faults: Mapping[str, Blow] | None = None, remote_is_mine: bool = False
+) -> Site:
+    """The site of a broker's URL, with a store beside it where that is a server; `faults` are what can befall that.
+
+    Raises ConfigError, also for an address that is not on this machine.
+    """
     for host in [] if remote_is_mine else hosts(url):
         if not here(host):
             raise ConfigError(
@@ -20,9 +28,14 @@ def find(url: str, *, remote_is_mine: bool = False) -> Site:
                 "other machine unless you say that it is yours to break: --remote-is-mine"
             )
     scheme = urlsplit(url).scheme
-    if scheme != "sqlite":
-        raise ConfigError(f"broker {url!r}: a chaos run knows sqlite:PATH, not {scheme or 'a URL without a scheme'!r}.")
-    return Embedded(url)
+    if scheme == "sqlite":
+        return Embedded(url)
+    if scheme not in LINKS or store is None:
+        known = ", ".join(f"{name}://HOST" for name in LINKS)
+        raise ConfigError(
+            f"broker {url!r}: a chaos run knows sqlite:PATH, {known}, not {scheme or 'a URL without a scheme'!r}."
+        )
+    return Remote(url, store, faults)
 
 
 def hosts(url: str) -> list[str]:

@@ -14,6 +14,7 @@ import msgspec
 from tidings.chaos.faults import Faults
 from tidings.chaos.plan import FREEZE, KILL_PUBLISHER, KILL_WORKER, PUBLISHER, ROLL, STOP, WORKER, Plan
 from tidings.chaos.process import Child
+from tidings.chaos.site import Site
 
 EVERY = 0.01
 """Seconds between two looks at what other processes have done."""
@@ -36,7 +37,7 @@ class Crew:
     def __init__(
         self,
         plan: Plan,
-        url: str,
+        site: Site,
         folder: Path,
         *,
         faults: Faults,
@@ -49,7 +50,8 @@ class Crew:
         self.crashes: list[str] = []
         self.ending = False
         self._plan = plan
-        self._words = [msgspec.json.encode(plan).decode(), url]
+        self._site = site
+        self._words = [msgspec.json.encode(plan).decode(), site.url, site.store or ""]
         self._folder = folder
         self._due = due
         self._check = check
@@ -145,6 +147,10 @@ class Crew:
         """One fault now, on a process that waits for no named place if there is one. Whether it has happened."""
         if kind == ROLL:
             await self._roll()
+            return True
+        if kind in self._site.faults:
+            await self._site.faults[kind]()
+            self.faults.happened(kind, 0)
             return True
         well = [child for child in (self.publishers if kind == KILL_PUBLISHER else self.workers) if child.well]
         if kind == STOP:

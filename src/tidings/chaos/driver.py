@@ -55,7 +55,7 @@ class Driver:
         self.site = site
         self.folder = folder
         self.faults = Faults(plan, PLACES | site.places)
-        self.crew = Crew(plan, site.url, folder, faults=self.faults, due=self._due, check=self._check)
+        self.crew = Crew(plan, site, folder, faults=self.faults, due=self._due, check=self._check)
         self.journals = Follower([folder / f"journal-{index}" for index in range(plan.publishers)])
         self.peaks = Peaks()
         self._tell = tell

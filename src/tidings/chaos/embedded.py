@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
-from collections.abc import Iterable, Iterator
-from typing import Any, ClassVar
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import ClassVar
 from urllib.parse import urlsplit
 
 import msgspec
 
 from tidings.brokers.sqlite import SqliteBroker
+from tidings.chaos.books import Books
 from tidings.chaos.plan import PUBLISHER, Place
-from tidings.chaos.site import Effect, Look
+from tidings.chaos.site import Blow, Look
 from tidings.clock import Clock
 from tidings.config import Config
 from tidings.connect import connect
-from tidings.embedded.database import named
-from tidings.errors import ConfigError, StorageError
 
-EFFECTS = """CREATE TABLE effects (place INTEGER PRIMARY KEY AUTOINCREMENT, account TEXT NOT NULL,
-    number INTEGER NOT NULL, key TEXT NOT NULL, pid INTEGER NOT NULL, at REAL NOT NULL)"""
-EFFECT = "INSERT INTO effects (account, number, key, pid, at) VALUES (?, ?, ?, ?, ?)"
-SEEN = "SELECT account, number, key, pid, at FROM effects ORDER BY place"
-COUNT = "SELECT coalesce(max(place), 0) FROM effects"
-ROWS = "SELECT key, value FROM tidings_row WHERE tbl = ?"
 # Everything but the open dead letters, which nobody works off.
 FEEDS = """(SELECT f.id, f.topic FROM tidings_feed f JOIN tidings_group g ON g.id = f.grp
     WHERE g.name NOT LIKE 'operator.%')"""
@@ -44,6 +37,8 @@ DEAD = """SELECT l.headers, l.type, l.body FROM tidings_log l JOIN tidings_topic
 class Embedded:
     """A database file of its own for every run: what is there already is left alone."""
 
+    store = None
+    faults: Mapping[str, Blow] = MappingProxyType({})
     connection: ClassVar[type] = sqlite3.Connection
     places: ClassVar = {
         "burying": Place(rare=True),
@@ -62,69 +57,27 @@ class Embedded:
         self._connection = connect(Config(broker=url), Clock())
         assert isinstance(self._connection.broker, SqliteBroker)
         query = urlsplit(url).query
-        self._database = self._connection.broker.database
-        self.url = f"sqlite:{self._database.path}{query and '?' + query}"
-        self._reader: sqlite3.Connection | None = None
+        self._books = Books(self._connection.broker.database)
+        self.url = f"sqlite:{self._books.path}{query and '?' + query}"
+        self.record = self._books.record
+        self.effects = self._books.effects
+        self.rows = self._books.rows
+        self.damage = self._books.damage
+        self.close = self._books.close
 
     async def prepare(self) -> None:
         """See Site.prepare."""
-        if self._database.path.exists():
-            raise ConfigError(
-                f"{self._database.path} exists already. A run fills a database of its own and counts all that is in "
-                "it: name a file that is not there yet."
-            )
-        broker, store = self._connection
-        await broker.open()
-        await store.open()
-        with contextlib.closing(self._database.connect()) as connection:
-            connection.execute(EFFECTS)
-        await store.close()
-        await broker.close()
-
-    def record(self, connection: Any, effect: Effect) -> None:
-        """See Site.record."""
-        connection.execute(EFFECT, effect)
+        self._books.refuse()
+        await self._connection.open()
+        self._books.prepare()
+        await self._connection.close()
 
     def look(self) -> Look:
         """See Site.look."""
-        ((pending,),), ((effects,),) = self._read(PENDING), self._read(COUNT)
-        wal = self._database.side("-wal")
-        return Look(pending, effects, wal.stat().st_size if wal.exists() else 0, self._database.path.stat().st_size)
-
-    def effects(self) -> Iterator[Effect]:
-        """See Site.effects."""
-        return (Effect(*row) for row in self._read(SEEN))
-
-    def rows(self, table: str) -> Iterator[tuple[str, list[int]]]:
-        """See Site.rows."""
-        return ((key, msgspec.msgpack.decode(value)) for key, value in self._read(ROWS, table))
+        ((pending,),) = self._books.read(PENDING)
+        return Look(pending, self._books.count(), *self._books.sizes())
 
     def dead(self) -> Iterable[tuple[str, str, int]]:
         """See Site.dead."""
-        for headers, type, body in self._read(DEAD):
+        for headers, type, body in self._books.read(DEAD):
             yield msgspec.json.decode(headers)["deadhandler"], type, msgspec.json.decode(body)["number"]
-
-    def damage(self) -> str:
-        """See Site.damage."""
-        try:
-            found = "\n".join(row[0] for row in self._read("PRAGMA integrity_check(20)"))
-        except StorageError as error:
-            return str(error)
-        return "" if found == "ok" else found
-
-    def close(self) -> None:
-        """See Site.close."""
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
-
-    def _read(self, sql: str, *values: Any) -> Iterator[Any]:
-        """Row by row, of a connection that can never write: no checkpoint comes from here."""
-        if self._reader is None:
-            path = self._database.path
-            self._reader = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, check_same_thread=False)
-            self._reader.execute("PRAGMA busy_timeout=5000")
-        try:
-            yield from self._reader.execute(sql, values)
-        except sqlite3.Error as error:
-            raise named(error, self._database.path) from error

@@ -13,6 +13,7 @@ from tidings.chaos.faults import Fault
 from tidings.chaos.plan import (
     FREEZE,
     KILL_PUBLISHER,
+    ON_BROKER,
     PUBLISHER,
     REPUBLISH,
     ROLL,
@@ -26,6 +27,7 @@ from tidings.chaos.service import ACCOUNTS, TALLY, shared
 from tidings.chaos.site import Effect
 
 NO_WORKER_DIES = {KILL_PUBLISHER, FREEZE, STOP, ROLL}
+"""How long it takes until the next effect says nothing of a worker's death. Broker faults count: from their end."""
 EXAMPLES = 8
 TIMED = "book"
 """The account whose effects say when."""
@@ -143,11 +145,15 @@ class Recovery:
         self._latest: dict[str, Effect] = {}
         for fault in faults:
             self._by_pid[fault.pid].append(fault)
+        self._of_broker = [fault for fault in self._by_pid[0] if fault.kind in ON_BROKER]
 
     def see(self, effect: Effect) -> None:
         """The next effect."""
         if effect.account != TIMED or not effect.at:
             return
+        for fault in self._of_broker:
+            if effect.at > fault.at:
+                self.waits[fault] = min(self.waits.get(fault, effect.at - fault.at), effect.at - fault.at)
         before = self._latest.get(effect.key)
         self._latest[effect.key] = effect
         for fault in self._by_pid.get(before.pid, ()) if before else ():

@@ -20,7 +20,12 @@ KILL_WORKER, KILL_PUBLISHER, FREEZE, STOP, ROLL = "kill_worker", "kill_publisher
 (SIGTERM) and has to end in order; all workers are, one after the other."""
 REPUBLISH = "republish"
 """A publisher publishes an event a second time under the same id."""
-AT_RANDOM = (KILL_WORKER, KILL_PUBLISHER, FREEZE, STOP, ROLL)
+KILL_BROKER, RESTART_BROKER, FREEZE_BROKER = "kill_broker", "restart_broker", "freeze_broker"
+CUT, BLACK_HOLE, HALF_OPEN, SLOW = "cut", "black_hole", "half_open", "slow"
+"""Of a server that the run has started, and of the way to it: kill -9, an orderly restart, a time in which it stands
+still; all connections reset; for a time nothing gets through, or nothing in one direction, or all of it late."""
+ON_BROKER = (KILL_BROKER, RESTART_BROKER, FREEZE_BROKER, CUT, BLACK_HOLE, HALF_OPEN, SLOW)
+AT_RANDOM = (KILL_WORKER, KILL_PUBLISHER, FREEZE, STOP, ROLL, *ON_BROKER)
 
 
 class Place(NamedTuple):

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from tidings.chaos.plan import AT_RANDOM, KILL, PLACES, REPUBLISH, Plan
+from tidings.chaos.plan import AT_RANDOM, KILL, ON_BROKER, PLACES, REPUBLISH, Plan
 from tidings.chaos.site import Site
 from tidings.errors import ConfigError
 
@@ -43,6 +43,11 @@ def check(plan: Plan, site: Site) -> None:
     """Raise ConfigError where the plan names a fault that cannot happen here, or republishes more than there is."""
     known = [KILL, *AT_RANDOM, REPUBLISH, *PLACES, *site.places]
     for kind in plan.faults:
+        if kind in ON_BROKER and kind not in site.faults:
+            raise ConfigError(
+                f"profile {plan.profile}: {kind} befalls a server, and this run has none of its own; start one: "
+                "--server nats"
+            )
         _known(kind, known, f"profile {plan.profile}: unknown fault")
     if plan.faults.get(REPUBLISH, 0) > plan.events:
         raise ConfigError(

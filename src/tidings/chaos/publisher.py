@@ -1,4 +1,4 @@
-"""A publisher process: `python -m tidings.chaos.publisher PLAN URL INDEX`, in the run's folder.
+"""A publisher process: `python -m tidings.chaos.publisher PLAN URL STORE INDEX`, in the run's folder.
 
 It publishes every event whose number is its own, in windows that are awaited together, as fast as the driver allows.
 Started again after a kill, it knows from its journal what became of what it had attempted: of those without an
@@ -18,15 +18,17 @@ from pathlib import Path
 
 import msgspec
 
-from tidings import App, PublishFailed, StorageError
+from tidings import App
 from tidings.chaos.journal import ACKED, AGAIN, ATTEMPTED, Journal
 from tidings.chaos.plan import Plan, happening, republished
 from tidings.chaos.service import message_of
+from tidings.errors import BrokerError
 
 log = logging.getLogger("chaos")
 
 LARGEST_WINDOW = 40
 LOOK_EVERY = 0.01
+AGAIN_AFTER = 0.2
 
 
 class Publisher:
@@ -65,28 +67,36 @@ class Publisher:
         twice = [number for number in window if self._twice(number)]
         at_once, after = twice[::2], twice[1::2]
         self.journal.write(ATTEMPTED, window)
-        kept = await asyncio.gather(*(self._publish(app, number) for number in (*window, *at_once)))
-        self.journal.write(ACKED, [number for number, durable in zip(window, kept, strict=False) if durable])
-        self._note_again(at_once, kept[len(window) :])
+        keys: dict[str | int, list[int]] = {}
+        for number in window:
+            keys.setdefault(happening(self.plan, number).key or number, []).append(number)
+        await asyncio.gather(*(self._publish_in_order(app, numbers, at_once) for numbers in keys.values()))
+        self.journal.write(ACKED, window)
+        if at_once:
+            self.journal.write(AGAIN, at_once)
         await self._publish_again(app, after)
+
+    async def _publish_in_order(self, app: App, numbers: Sequence[int], twice: Sequence[int]) -> None:
+        """The events of a key, some twice: none is attempted while the one before may not be kept."""
+        for number in numbers:
+            await asyncio.gather(*(self._publish(app, number) for _ in range(1 + (number in twice))))
 
     async def _publish_again(self, app: App, numbers: Sequence[int]) -> None:
         if numbers:
-            kept = await asyncio.gather(*(self._publish(app, number) for number in numbers))
-            self._note_again(numbers, kept)
+            await asyncio.gather(*(self._publish(app, number) for number in numbers))
+            self.journal.write(AGAIN, numbers)
 
-    def _note_again(self, numbers: Sequence[int], kept: Sequence[bool]) -> None:
-        if numbers:
-            self.journal.write(AGAIN, [number for number, durable in zip(numbers, kept, strict=True) if durable])
-
-    async def _publish(self, app: App, number: int) -> bool:
+    async def _publish(self, app: App, number: int) -> None:
+        """Until it is kept, under the same id."""
         what = happening(self.plan, number)
-        try:
-            await app.publish(message_of(what), id=f"{self.plan.seed}-{number:08d}", delay=what.delay)
-        except (PublishFailed, StorageError) as error:
-            log.warning("%d: %s", number, error)
-            return False
-        return True
+        while True:
+            try:
+                await app.publish(message_of(what), id=f"{self.plan.seed}-{number:08d}", delay=what.delay)
+            except BrokerError as error:
+                log.warning("%d: %s", number, error)
+                await asyncio.sleep(AGAIN_AFTER)
+            else:
+                return
 
     def _twice(self, number: int) -> bool:
         return republished(self.plan, number)
@@ -95,19 +105,19 @@ class Publisher:
         return int(self._pace.read_text() or "0")
 
 
-async def publish(plan: Plan, index: int, url: str) -> None:
+async def publish(plan: Plan, index: int, url: str, store: str | None) -> None:
     """Publish until all is published, or the driver is gone."""
     asyncio.get_running_loop().add_reader(sys.stdin, os._exit, 1)
     publisher = Publisher(plan, index, Path.cwd())
-    async with App("publisher", url) as app:
+    async with App("publisher", url, store=store) as app:
         await publisher.run(app)
 
 
 def main(arguments: Sequence[str]) -> None:
     """What the command line says."""
     logging.basicConfig(level=logging.WARNING, format="%(process)d %(message)s")
-    plan, url, index = arguments
-    asyncio.run(publish(msgspec.json.decode(plan, type=Plan), int(index), url))
+    plan, url, store, index = arguments
+    asyncio.run(publish(msgspec.json.decode(plan, type=Plan), int(index), url, store or None))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,11 @@ ACCOUNTS = {
     NOTED: ("note",),
 }
 """In which accounts an event of each kind has to have its effect. `hear` leaves only the line of its start."""
+HEARS = {
+    "book": ("sale",), "tally": ("sale",), "relay": ("sale",), "press": ("sale",), "hear": ("sale",),
+    "note": ("note",), "arrive": ("shipment", "label"),
+}  # fmt: skip
+"""The topics of each handler."""
 BY_TYPE = {"shipment.shipped": "shipped", "label.printed": "printed"}
 BY_HANDLER = {f"{NAME}.relay": "shipped", f"{NAME}.press": "printed"}
 

@@ -5,10 +5,13 @@ Another broker is one more file with a `Site`, and a line in `address.find`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from tidings.chaos.plan import Place
+
+Blow = Callable[[], Awaitable[None]]
+"""A fault of the broker or of the way to it: it has been struck, and has healed, when this returns."""
 
 
 class Effect(NamedTuple):
@@ -35,6 +38,17 @@ class Site(Protocol):
 
     url: str
     """What processes connect to, from any folder."""
+
+    @property
+    def store(self) -> str | None:
+        """The URL of the store beside the broker, where it is not the broker's own."""
+        ...
+
+    @property
+    def faults(self) -> Mapping[str, Blow]:
+        """What can befall the broker here, by the kind of fault."""
+        ...
+
     places: ClassVar[dict[str, Place]]
     """The named places of the adapter, at which a process can die."""
     connection: ClassVar[type]

@@ -8,9 +8,9 @@ import secrets
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 import msgspec
@@ -23,8 +23,17 @@ if TYPE_CHECKING:
     from tidings.chaos.driver import Progress
     from tidings.chaos.ledger import Report
     from tidings.chaos.plan import Plan
+    from tidings.chaos.site import Site
 
 LARGEST_SEED = 1_000_000
+
+
+class Where(NamedTuple):
+    """Where a run is: at a URL, at a server that it starts, or in a file of its own."""
+
+    url: str | None
+    server: str | None
+    remote_is_mine: bool
 
 
 @click.group()
@@ -34,6 +43,11 @@ def chaos() -> None:
 
 @chaos.command()
 @click.argument("url", required=False)
+@click.option(
+    "--server",
+    metavar="NAME",
+    help="Start a server, which profiles can break: nats, valkey, rabbitmq.",
+)
 @click.option("--profile", default="kills", show_default=True, metavar="NAME|FILE", help="What is to happen.")
 @click.option("--events", type=click.IntRange(1), metavar="N", help="How many are published.")
 @click.option("--kills", type=click.IntRange(0), metavar="N", help="kill -9, spread over all places and moments.")
@@ -48,21 +62,24 @@ def chaos() -> None:
 @click.option("--keep", is_flag=True, help="Keep the folder of a run that failed: journals, database, log.")
 @click.option("--write", type=click.Path(dir_okay=False, path_type=Path), help="Put the figures into this document.")
 @click.option("--remote-is-mine", is_flag=True, help="The broker is on another machine, and is mine to break.")
-def run(url: str | None, profile: str, **given: Any) -> None:
+def run(url: str | None, server: str | None, profile: str, **given: Any) -> None:
     """Publish, handle, kill and freeze; then draw up a ledger. Exit code 1 where something does not hold.
 
-    Without URL the run is in a temporary folder. What is counted: every event that was acknowledged has its effect
-    exactly once in the user's own table, in the order of its key, or is a dead letter; nothing else is there; every
-    fault that was planned has happened.
+    Without URL the run is in a temporary folder. A server has a store in SQLite beside it there. What is counted: every
+    event that was acknowledged has its effect exactly once in the user's own table, in the order of its key, or is a
+    dead letter; nothing else is there; every fault that was planned has happened.
     """
     from tidings.chaos.profile import load
 
     shape = {name: given[name] for name in ("events", "kills", "keys", "workers", "publishers")}
+    if url is not None and server is not None:
+        raise click.UsageError("A run is at a URL or at a server that it starts: leave one of them out.")
     seed = secrets.randbelow(LARGEST_SEED) if given["seed"] is None else given["seed"]
     reports = []
     for number in range(given["runs"]):
         plan = load(profile, seed=seed + number, **shape)
-        report = _one_run(plan, url, keep=given["keep"], remote_is_mine=given["remote_is_mine"])
+        where = Where(url, server, given["remote_is_mine"])
+        report = _one_run(plan, where, keep=given["keep"])
         reports.append(report)
         _say(report, as_json=given["as_json"])
     if given["write"] is not None:
@@ -90,13 +107,13 @@ def _title(text: str) -> str:
     return text.partition("\n")[0].removeprefix("# ")
 
 
-def _one_run(plan: Plan, url: str | None, *, keep: bool, remote_is_mine: bool) -> Report:
+def _one_run(plan: Plan, where: Where, *, keep: bool) -> Report:
     """Run, and leave nothing behind but what was asked for."""
     folder = Path(tempfile.mkdtemp(prefix="tidings-chaos-"))
     report = None
     try:
         with _bar(plan.events) as tell:
-            report = asyncio.run(_run(plan, url, folder, tell=tell, remote_is_mine=remote_is_mine))
+            report = asyncio.run(_run(plan, where, folder, tell))
         return report
     except asyncio.CancelledError:
         raise click.Abort from None  # told to stop
@@ -107,19 +124,31 @@ def _one_run(plan: Plan, url: str | None, *, keep: bool, remote_is_mine: bool) -
             _remove(folder)
 
 
-async def _run(
-    plan: Plan, url: str | None, folder: Path, *, tell: Callable[[Progress], None], remote_is_mine: bool
-) -> Report:
-    from tidings.chaos.address import find
+async def _run(plan: Plan, where: Where, folder: Path, tell: Callable[[Progress], None]) -> Report:
     from tidings.chaos.driver import run
     from tidings.chaos.profile import check
 
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    site = find(url or f"sqlite:{folder / 'tidings.db'}", remote_is_mine=remote_is_mine)
-    check(plan, site)
-    return await run(plan, site, folder, tell)
+    async with _site(where, folder, lasting=plan.frozen_for) as site:
+        check(plan, site)
+        return await run(plan, site, folder, tell)
+
+
+@contextlib.asynccontextmanager
+async def _site(where: Where, folder: Path, lasting: float) -> AsyncGenerator[Site]:
+    """The place of the run. A server has a folder of its own, for its log is long."""
+    from tidings.chaos.address import find
+
+    store = f"sqlite:{folder / 'store.db'}"
+    if where.server is None:
+        yield find(where.url or f"sqlite:{folder / 'tidings.db'}", store, remote_is_mine=where.remote_is_mine)
+        return
+    from tidings.chaos.ground import ground
+
+    async with ground(where.server, folder / "server", lasting) as place:
+        yield find(place.url, store, faults=place.faults)
 
 
 def _remove(folder: Path) -> None:

@@ -1,0 +1,164 @@
+"""A server as the site of a run, with a store in SQLite beside it: what is pending is asked of the broker."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Coroutine, Iterable, Mapping
+from typing import Any, ClassVar, TypeVar
+
+import msgspec
+
+from tidings import dead
+from tidings.broker import Start
+from tidings.chaos.books import Books
+from tidings.chaos.plan import PUBLISHER, Place
+from tidings.chaos.service import HEARS, NAME
+from tidings.chaos.site import Blow, Look
+from tidings.clock import Clock
+from tidings.config import Config
+from tidings.connect import Connection, connect
+from tidings.errors import BrokerError, ConfigError
+from tidings.linked import Linked
+from tidings.stores.sqlite import SqliteStore
+
+T = TypeVar("T")
+
+OUTBOX = "SELECT count(*) FROM tidings_outbox"
+PATIENCE = 30.0
+"""Seconds for one question to the broker."""
+AWAY = 5.0
+"""The same for a look, in between which the broker may be away."""
+EMPTY = 0.5
+
+
+class Thread:
+    """An event loop in a thread of its own: looks come from threads, and a connection belongs to one loop."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="chaos-eye", daemon=True)
+        self._thread.start()
+
+    def run(self, doing: Coroutine[Any, Any, T], seconds: float = PATIENCE) -> T:
+        """Do it there, within so many seconds. Raises TimeoutError."""
+        return asyncio.run_coroutine_threadsafe(_within(doing, seconds), self._loop).result()
+
+    def end(self) -> None:
+        """No more."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(PATIENCE)
+        self._loop.close()
+
+
+async def _within(doing: Coroutine[Any, Any, T], seconds: float) -> T:
+    async with asyncio.timeout(seconds):
+        return await doing
+
+
+class Remote:
+    """A server at a URL that holds nothing of an earlier run; `faults` are what can befall it."""
+
+    connection: ClassVar[type] = sqlite3.Connection
+    places: ClassVar = {
+        "published": Place(role=PUBLISHER),
+        "publishing": Place(role=PUBLISHER),
+        "relayed": Place(5),
+    }
+
+    def __init__(self, url: str, store: str, faults: Mapping[str, Blow] | None = None) -> None:
+        self.url = url
+        self.store = store
+        self.faults = faults or {}
+        connection = self._connect()
+        if not isinstance(connection.broker, Linked) or not isinstance(connection.store, SqliteStore):
+            raise ConfigError(f"broker {url!r} with store {store!r} is no server with a store in SQLite beside it.")
+        self._books = Books(connection.store.database)
+        self._thread: Thread | None = None
+        self._connection: Connection | None = None
+        self._last = 1
+        self.record = self._books.record
+        self.effects = self._books.effects
+        self.rows = self._books.rows
+        self.damage = self._books.damage
+
+    def _connect(self) -> Connection:
+        return connect(Config(broker=self.url, store=self.store), Clock())
+
+    async def prepare(self) -> None:
+        """See Site.prepare."""
+        self._books.refuse()
+        await asyncio.to_thread(self._open)
+
+    def _open(self) -> None:
+        self._thread = Thread()
+        self._thread.run(self._declare())
+        self._books.prepare()
+
+    async def _declare(self) -> None:
+        self._connection = self._connect()
+        await self._connection.open()
+        broker = self._connection.broker
+        for topic in sorted({topic for topics in HEARS.values() for topic in topics}):
+            groups = [f"{NAME}.{handler}" for handler, topics in HEARS.items() if topic in topics]
+            await broker.declare(topic, groups, Start.EARLIEST)
+            for group in groups:
+                if (await broker.lag(topic, group)).waiting:
+                    raise ConfigError(
+                        f"Topic {topic} at {self.url} has records already. A run counts all that is in it: give it a "
+                        "server of its own (--server), or another prefix where the broker has one."
+                    )
+
+    def look(self) -> Look:
+        """See Site.look. While the broker is away, as many are pending as at the last look."""
+        try:
+            self._last = self._pending()
+        except (BrokerError, TimeoutError):
+            self._last = max(self._last, 1)
+        return Look(self._last, self._books.count(), *self._books.sizes())
+
+    def _pending(self) -> int:
+        """Twice: what is on its way from the outbox to a topic may be seen by neither."""
+        assert self._thread is not None
+        found = 0
+        for _ in range(2):
+            ((outbox,),) = self._books.read(OUTBOX)
+            found = max(found, int(outbox) + self._thread.run(self._waiting(), AWAY))
+        return found
+
+    async def _waiting(self) -> int:
+        assert self._connection is not None
+        broker = self._connection.broker
+        lags = [await broker.lag(topic, f"{NAME}.{handler}") for handler, topics in HEARS.items() for topic in topics]
+        return sum(lag.waiting or 0 for lag in lags)
+
+    def dead(self) -> Iterable[tuple[str, str, int]]:
+        """See Site.dead."""
+        assert self._thread is not None
+        return [letter for handler in HEARS for letter in self._thread.run(self._letters(f"{NAME}.{handler}"))]
+
+    async def _letters(self, handler: str) -> list[tuple[str, str, int]]:
+        assert self._connection is not None
+        broker, found = self._connection.broker, list[tuple[str, str, int]]()
+        topic, group = dead.topic_of(handler), dead.operator_of(handler)
+        await broker.declare(topic, [group])
+        waiting = (await broker.lag(topic, group)).waiting or 0
+        letters = await broker.subscribe([topic], group, Start.EARLIEST)
+        while len(found) < waiting:
+            for lent in await letters.fetch(100, EMPTY):
+                number = msgspec.json.decode(lent.record.value)["number"]
+                found.append((lent.record.headers[dead.HANDLER], lent.record.type, number))
+        await letters.close()
+        return found
+
+    def close(self) -> None:
+        """See Site.close."""
+        self._books.close()
+        if self._thread is not None:
+            if self._connection is not None:
+                with contextlib.suppress(BrokerError, TimeoutError):
+                    self._thread.run(self._connection.close())
+            self._thread.end()
+            self._thread = None

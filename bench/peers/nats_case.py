@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-import nats  # type: ignore[import-not-found]
+import nats
 from faststream.nats import JStream, NatsBroker, PullSub  # type: ignore[import-not-found]
 
 from bench.peers.faststream_work import BATCH, main

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from faststream.redis import RedisBroker, StreamSub  # type: ignore[import-not-found]
-from redis.asyncio import Redis  # type: ignore[import-not-found]
+from redis.asyncio import Redis
 
 from bench.peers.faststream_work import BATCH, main
 

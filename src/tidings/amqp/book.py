@@ -10,6 +10,7 @@ From then on, until that is settled, what is lent is written down before (`out`)
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 
 import msgspec
@@ -57,5 +58,9 @@ decode = msgspec.json.Decoder(Book).decode
 
 
 def latest(messages: Iterable[bytes]) -> Book:
-    """The book that was written last; an empty one where there is none."""
-    return max((decode(each) for each in messages), key=lambda book: book.number, default=Book())
+    """The book that was written last; an empty one where there is none. What is no book is passed over."""
+    found = [Book()]
+    for message in messages:
+        with contextlib.suppress(msgspec.MsgspecError):
+            found.append(decode(message))
+    return max(found, key=lambda book: book.number)

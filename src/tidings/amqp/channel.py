@@ -99,7 +99,10 @@ class Channel:
 
         if not self.usable:
             raise self.why or Lost("the channel to RabbitMQ is closed")
-        getattr(self.raw, method)(callback=answered, **arguments)
+        try:
+            getattr(self.raw, method)(callback=answered, **arguments)
+        except pika.exceptions.AMQPError as error:
+            raise Lost("the connection to RabbitMQ was lost") from error
         self._waiting.add(future)
         return await self._answer(future)
 
@@ -111,6 +114,11 @@ class Channel:
             raise Lost(f"RabbitMQ does not answer within {DEADLINE:g} seconds") from None
         finally:
             self._waiting.discard(future)
+
+    def acknowledge(self, tag: int) -> None:
+        """All up to this one are dealt with. Nothing where the channel is closed: they come again."""
+        with contextlib.suppress(pika.exceptions.AMQPError):
+            self.raw.basic_ack(tag, multiple=True)
 
     def abandon(self) -> None:
         """Close it, and wait for nothing."""
@@ -127,8 +135,11 @@ class Channel:
 
         if not self.usable:
             raise self.why or Lost("the channel to RabbitMQ is closed")
-        self.raw.add_callback(got, [pika.spec.Basic.GetEmpty], one_shot=True)
-        self.raw.basic_get(queue, callback=got)
+        try:
+            self.raw.add_callback(got, [pika.spec.Basic.GetEmpty], one_shot=True)
+            self.raw.basic_get(queue, callback=got)
+        except pika.exceptions.AMQPError as error:
+            raise Lost("the connection to RabbitMQ was lost") from error
         self._waiting.add(future)
         found: tuple[int, bytes] | None = await self._answer(future)
         return found
@@ -137,7 +148,7 @@ class Channel:
         """Close it and wait until the broker has."""
         if self.usable:
             self._farewell = asyncio.get_running_loop().create_future()
-            self.raw.close()
+            self.abandon()
             await self._answer(self._farewell)
 
     # -- what is cut out of the stream

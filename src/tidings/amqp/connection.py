@@ -21,6 +21,7 @@ log = logging.getLogger("tidings")
 
 PAUSE, SPREAD, LONGEST = 0.5, 0.5, 4.0
 """Seconds between attempts to connect: at least, the first spread above that, and the longest spread."""
+FAREWELL = 2.0
 OLDEST = (3, 8)
 """The first version of RabbitMQ with quorum queues."""
 NO_RIGHTS, NO_VHOST = 403, 530
@@ -128,15 +129,15 @@ class Connection:
                 wire.abort()
             raise
         if error is None and wire is not None:
-            return self._fit(wire, place)
+            return await self._fit(wire, place)
         if wire is not None:
-            wire.abort()
+            await hang_up(wire)
         raise refusal(place, error or TimeoutError(), self._address)
 
-    def _fit(self, wire: Wire, place: str) -> Wire:
+    async def _fit(self, wire: Wire, place: str) -> Wire:
         version = server_version(wire)
         if version < OLDEST:
-            wire.abort()
+            await hang_up(wire)
             told = ".".join(map(str, version))
             raise BrokerError(f"{place} is version {told}: quorum queues need 3.8, and 3.10 or later is advised")
         return wire
@@ -178,12 +179,11 @@ def _watch(peer: socket.socket, heartbeat: int) -> None:
 
 async def hang_up(wire: Wire) -> None:
     """Disconnect in order; what does not answer is left."""
-    if wire.is_open:
-        wire.close()
+    for end in (wire.close, wire.abort) if wire.is_open else (wire.abort,):
+        end()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(2.0):
+            async with asyncio.timeout(FAREWELL):
                 await wire.ended.wait()
-    wire.abort()
 
 
 def server_version(wire: Wire) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -15,6 +16,8 @@ import msgspec
 
 from tidings.amqp.channel import Channel
 from tidings.amqp.wire import Wire, envelope, packed
+
+log = logging.getLogger("tidings")
 
 NO_PROPERTIES = b"\x00\x00"
 
@@ -87,7 +90,11 @@ class Control(Channel):
 
     def delivered(self, tag: int, redelivered: bool, header: bytes, body: bytes) -> None:
         """See Tap."""
-        word = decode(body)
+        try:
+            word = decode(body)
+        except msgspec.MsgspecError:
+            log.warning("somebody else published to %s, a queue of members: that is ignored", self.mailbox)
+            return
         if word.kind == ANSWER:
             self._answered(word.number, word)
         elif self._heard is not None:

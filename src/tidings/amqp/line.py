@@ -15,6 +15,8 @@ import logging
 from collections.abc import Sequence
 from typing import Protocol
 
+import msgspec
+
 from tidings.amqp import book
 from tidings.amqp.channel import Channel, Lost, Refused
 from tidings.amqp.connection import Connection
@@ -34,7 +36,7 @@ FOR_HEIRS = 3.0
 """Seconds in which what was given away is left to who asked for it."""
 GRACE = 5.0
 """Seconds after an outage in which whoever was connected before it is not taken for dead."""
-TIMED_OUT = 406
+TIMED_OUT, NOT_FOUND = 406, 404
 
 Key = tuple[Place, int]
 
@@ -48,6 +50,10 @@ class House(Protocol):
 
     async def make(self, place: Place) -> None:
         """Declare what belongs to a group."""
+        ...
+
+    def forget(self, place: Place) -> None:
+        """Some of it was deleted: it has to be declared again."""
         ...
 
     async def write(self, messages: Sequence[tuple[str, bytes]]) -> None:
@@ -75,6 +81,7 @@ class GroupLine:
         self._news = asyncio.Event()
         self._stir = asyncio.Event()
         self._turn = 0
+        self._useless: list[Part] = []  # whose exclusive queue is still ours, where the connection is
         self._given: dict[Key, float] = {}  # until when what was given away is left to others
         self._fenced = False
         self._closed = False
@@ -142,9 +149,12 @@ class GroupLine:
         return taken
 
     async def _write(self, books: Sequence[tuple[Part, book.Book]]) -> None:
+        """Each has the next number, whether or not it is kept: the highest that is found counts."""
+        for part, text in books:
+            part.book = msgspec.structs.replace(part.book, number=text.number)
+        await self._house.write([(part.place.book(part.part), book.encode(text)) for part, text in books])
         for part, text in books:
             part.book = text
-        await self._house.write([(part.place.book(part.part), book.encode(text)) for part, text in books])
 
     async def done(self, deliveries: Sequence[Delivery]) -> None:
         """See Line."""
@@ -179,6 +189,8 @@ class GroupLine:
         for (place, number), part in dead:
             del self._parts[place, number]
             self._house.had.discard(place.lock(number))
+            part.abandon()
+            self._useless.append(part)
             if isinstance(part.why, Refused) and part.why.code == TIMED_OUT:
                 log.warning("RabbitMQ took back what was out too long (consumer_timeout, 30 minutes): %s", part.why)
         if dead:
@@ -209,6 +221,9 @@ class GroupLine:
     async def _tend(self) -> None:
         self._drop_dead()
         control = await self._controlled()
+        for place in self._places:
+            await self._house.make(place)
+        await self._clear_away(control)
         await self._let_go(control)
         keys = [(place, number) for place in self._places for number in range(place.parts)]
         others = [key for key in keys if key not in self._parts]
@@ -228,11 +243,15 @@ class GroupLine:
     async def _controlled(self) -> Control:
         wire = self._house.connection.wire()
         if self._control is None or not self._control.usable or self._control.wire is not wire:
-            for place in self._places:
-                await self._house.make(place)
             mailbox = self._house.mailbox(self._me)
             self._control = await Control(wire, mailbox, heard=self._heard).open()
         return self._control
+
+    async def _clear_away(self, control: Control) -> None:
+        while self._useless:
+            part = self._useless.pop()
+            if part.wire is control.wire:
+                await control.ask("queue_delete", queue=part.place.lock(part.part))
 
     def _heard(self, word: Word) -> None:
         assert self._control is not None
@@ -281,13 +300,15 @@ class GroupLine:
             begun = known.begun(self._me, died=died)
             await self._house.write([(place.book(number), book.encode(begun))])
             if tags:
-                part.raw.basic_ack(tags[-1], multiple=True)
+                part.acknowledge(tags[-1])
             self._parts[place, number] = part
             await control.listen(lock)
             await part.consume(begun)
         except BaseException as problem:
             self._parts.pop((place, number), None)
             await self._forgo(control, part, lock)
+            if isinstance(problem, Refused) and problem.code == NOT_FOUND:
+                self._house.forget(place)
             if isinstance(problem, Refused | Lost) and self._house.connection.up:
                 return  # another member was quicker, or the part is not to be had yet: with the next look
             raise

@@ -21,7 +21,6 @@ from tidings.clock import Clock
 from tidings.errors import BrokerError, Closed
 
 WINDOW = 512
-TICK = 0.5
 MEMORY = 10_000
 """How many ids a view remembers, so that what was published twice is seen once."""
 
@@ -101,8 +100,8 @@ class View:
                     record = msgspec.structs.replace(record, id=self._clock.id())
                 if self._is_new((sight.topic, record.id)):
                     taken.append(Delivery(record, 1, next(self._receipts)))
-            if last and sight.usable:
-                sight.raw.basic_ack(last, multiple=True)
+            if last:
+                sight.acknowledge(last)
         return taken
 
     def _is_new(self, place: tuple[str, str]) -> bool:

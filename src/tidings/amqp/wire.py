@@ -68,6 +68,7 @@ class Wire(Connection, asyncio.Protocol):
         self._held = 0
         self._need = 0
         self.ended = asyncio.Event()
+        self.ended.set()
         super().__init__(
             parameters, lambda _: done(None), lambda _, error: done(error), lambda _, error: lost(error),
             internal_connection_workflow=False,
@@ -92,7 +93,7 @@ class Wire(Connection, asyncio.Protocol):
             self._transport.abort()
 
     def _adapter_emit_data(self, data: bytes) -> None:
-        if self._transport is not None:
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
     # -- asyncio's side
@@ -101,6 +102,7 @@ class Wire(Connection, asyncio.Protocol):
         """See asyncio.Protocol."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        self.ended.clear()
         self._on_stream_connected()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -122,7 +124,7 @@ class Wire(Connection, asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Send frames. Nothing where the connection is lost: whoever waits for an answer is told."""
-        if self._transport is not None:
+        if self._transport is not None and not self._transport.is_closing():
             self.bytes_sent += len(data)
             self._transport.write(data)
 

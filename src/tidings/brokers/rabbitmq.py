@@ -128,6 +128,11 @@ class RabbitLink:
             ) from refused
         self._made[place] = self.connection.times
 
+    def forget(self, place: Place) -> None:
+        """See House."""
+        self._made.pop(place, None)
+        self._exchanges.pop(place.exchange, None)
+
     async def _make_queues(self, channel: Channel, place: Place) -> None:
         version = server_version(channel.wire)
         mark = {"alternate-exchange": f"{place.parts} parts"}

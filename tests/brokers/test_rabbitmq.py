@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
@@ -338,6 +339,33 @@ async def test_members_that_wait_take_over_from_one_that_was_killed(rabbitmq_ser
             while "id20" not in found:
                 found |= {each.record.id: each.attempt for each in await line.fetch(100, 1.0)}
         assert found["id20"] == 2
+
+
+async def test_a_member_that_stood_still_loses_its_parts_and_settles_nothing(rabbitmq_server: RabbitMQ) -> None:
+    url = own(rabbitmq_server, "&parts=1")
+    async with opened(url) as link:
+        await link.declare(TOPIC, [GROUP])
+        await link.publish(records(3, keys=1))
+        member = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.brokers.rabbit_member", url, "--hold", "0.2", "--limit", "1",
+            stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2],
+        )  # fmt: skip
+        try:
+            assert member.stdout is not None
+            assert await member.stdout.readline() == b"lent id0 1\n"
+            member.send_signal(signal.SIGSTOP)
+            line = await link.join([TOPIC], GROUP)
+            got = await taken(line, 3, patience=30.0)
+            assert [(each.record.id, each.attempt) for each in got] == [("id0", 2), ("id1", 2), ("id2", 2)]
+            member.send_signal(signal.SIGCONT)
+            async with asyncio.timeout(20):
+                assert (await member.stdout.readline()).startswith(b"trouble")
+            assert (await link.lag(TOPIC, GROUP)).waiting == 3
+            await line.done(got)
+            assert (await link.lag(TOPIC, GROUP)).waiting == 0
+        finally:
+            member.kill()
+            await member.communicate()
 
 
 async def test_a_deleted_queue_is_made_again_and_publishing_tells_what_it_held(rabbitmq_server: RabbitMQ) -> None:

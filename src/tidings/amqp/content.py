@@ -83,13 +83,17 @@ def _attributes(header: bytes, at: int, end: int) -> dict[str, str] | None:
                 at = value + 9
                 continue
             following = value + 5 + SIZE.unpack_from(header, value + 1)[0]
-            name = header[at + 1 : value].decode()
-            text = header[value + 5 : following].decode()
-            told[name[CUT:] if name.startswith(PREFIX) else name.lower()] = text
+            told[_attribute(header[at + 1 : value])] = header[value + 5 : following].decode()
             at = following
     except UnicodeDecodeError:
         return None
     return told
+
+
+@lru_cache(1024)
+def _attribute(name: bytes) -> str:
+    told = name.decode()
+    return told[CUT:] if told.startswith(PREFIX) else told.lower()
 
 
 def _foreign(header: bytes) -> dict[str, str]:

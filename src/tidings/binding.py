@@ -83,7 +83,7 @@ def structured(topic: str, value: bytes, key: str | None) -> Record:
     try:
         event = msgspec.json.decode(value, type=Structured)
         others: dict[str, Any] = msgspec.json.decode(value)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise DecodeError(f"this is no CloudEvent in the JSON format: {error}") from error
     known = {"data", "data_base64", "datacontenttype", *OWN}
     headers = {name: text(told) for name, told in others.items() if name not in known and told is not None}

@@ -97,6 +97,12 @@ def test_odd_headers_come_back_as_they_were(headers: dict[str, str]) -> None:
     assert content.record("order", *content.message(record), "place") == record
 
 
+def test_what_says_that_it_is_structured_and_is_not_comes_as_it_is() -> None:
+    for body in (b"", b"[" * 100_000, b'{"id":1}', b"\xff"):
+        record = content.record("order", b"NATS/1.0\r\nContent-Type: application/cloudevents+json\r\n\r\n", body, "p:1")
+        assert (record.value, record.type, record.id) == (body, "", "p:1")
+
+
 @pytest.mark.parametrize("large", [{"long": "x" * 70_000}, {f"h{n}": "é" for n in range(8000)}])
 def test_more_headers_than_nats_takes_go_into_the_body(large: dict[str, str]) -> None:
     record = Record("order", bytes(range(256)), "", "order.created", "e 1", 12.5, large)

@@ -62,7 +62,8 @@ class GroupLine:
         self._standings = [Standing(topic, place, Life(clock, lease)) for topic, place in places]
         self._receipts = itertools.count(1)
         self._out: dict[int, tuple[Part, int]] = {}
-        self._writing = asyncio.Lock()
+        self._writing: set[Part] = set()
+        self._written = asyncio.Event()
         self._news = asyncio.Event()
         self._stir = asyncio.Event()
         self._turn = 0
@@ -128,11 +129,8 @@ class GroupLine:
         return taken
 
     async def _lend(self, taken: Sequence[tuple[Part, Message, int]]) -> list[Delivery]:
-        era = self._era
         try:
             await self._write({part for part, _, _ in taken})
-            if era != self._era:
-                raise Fenced(LOST)
         except BaseException as error:
             if isinstance(error, Fenced):
                 self._fenced = ""  # this is how it is told
@@ -165,30 +163,42 @@ class GroupLine:
 
     async def _write(self, parts: Iterable[Part]) -> None:
         """On return the cursors of these are written as they were when this was called, or later. Raises Fenced."""
-        async with self._writing:
-            wanted = [part for part in parts if part.cursor.dirty]
-            while wanted:
-                wire = self._connection.wire()
-                marks = [part.cursor.changes for part in wanted]
-                answers = await wire.ask([part.write() for part in wanted], DEADLINE)
-                refused: list[Part] = []
-                for part, mark, answer in zip(wanted, marks, answers, strict=True):
-                    try:
-                        part.cursor.revision, part.cursor.written = acked(answer), mark
-                    except Refused as problem:
-                        if problem.number != WRONG_REVISION:
-                            raise
-                        refused.append(part)
-                wanted = await self._still_mine(refused)
+        era, marks = self._era, {part: part.cursor.changes for part in parts}
+        while wanted := [part for part, mark in marks.items() if part.cursor.written < mark]:
+            if free := [part for part in wanted if part not in self._writing]:
+                await self._write_now(free)
+            else:
+                self._written.clear()
+                await self._written.wait()
+            if era != self._era:
+                raise Fenced(LOST)
 
-    async def _still_mine(self, refused: Sequence[Part]) -> list[Part]:
-        """Those of which an earlier write of ours came through, though we were not told. Raises Fenced for others."""
-        mine, lost = [], []
+    async def _write_now(self, parts: Sequence[Part]) -> None:
+        """One write of each; of those that were refused but are ours, the revision is known then."""
+        self._writing.update(parts)
+        try:
+            marks = [part.cursor.changes for part in parts]
+            answers = await self._connection.wire().ask([part.write() for part in parts], DEADLINE)
+            refused: list[Part] = []
+            for part, mark, answer in zip(parts, marks, answers, strict=True):
+                try:
+                    part.cursor.revision, part.cursor.written = acked(answer), mark
+                except Refused as problem:
+                    if problem.number != WRONG_REVISION:
+                        raise
+                    refused.append(part)
+            await self._check_ours(refused)
+        finally:
+            self._writing.difference_update(parts)
+            self._written.set()
+
+    async def _check_ours(self, refused: Sequence[Part]) -> None:
+        """An earlier write of ours may have come through untold. Raises Fenced for what is not ours."""
+        lost: list[Part] = []
         for part in refused:
             latest = (await call(self._connection.wire(), *part.latest(self._bucket), Latest)).message
             if decode(latest.data).member == self._me:
                 part.cursor.revision = latest.seq
-                mine.append(part)
             elif part.cursor.member:
                 lost.append(part)
             else:  # it was given up, as was to be written
@@ -198,7 +208,6 @@ class GroupLine:
                 lost += self._taken_away(standing, await look(self._connection.wire(), self._bucket, standing.place))
             self._fence(lost)
             raise Fenced(LOST)
-        return mine
 
     def _taken_away(self, standing: Standing, sight: Sight) -> list[Part]:
         """Those of ours that somebody else has written."""
@@ -366,6 +375,7 @@ class GroupLine:
             await asyncio.wait([self._steward])
         with contextlib.suppress(BrokerError):
             await self._give_up(self._parts())
+        with contextlib.suppress(BrokerError):
             for standing in self._standings:
                 await self._sign_off(standing)
         for part in self._parts():

@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import itertools
+import os
 import random
+import signal
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
@@ -206,6 +208,31 @@ async def test_records_come_without_any_hint(broker: PostgresBroker, monkeypatch
     began = time.monotonic()
     assert ids(await waiting) == ["r1"]
     assert time.monotonic() - began < 5.0
+
+
+async def test_a_listener_that_is_half_open_delays_nobody_for_long(empty_database: str) -> None:
+    """Its backend stands still: the line is there, and nothing comes through it."""
+    async with opened(empty_database) as one, opened(empty_database) as other:
+        group = await one.subscribe([TOPIC], GROUP)
+        await take_one(other, group, "first")
+        connection = one.keeper._connection
+        assert connection is not None
+        pid = connection.info.backend_pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            for turn in range(3):
+                began = time.monotonic()
+                await take_one(other, group, f"r{turn}")
+                assert time.monotonic() - began < 5.0
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+
+async def take_one(publisher: PostgresBroker, group: Subscription, id: str) -> None:
+    waiting = asyncio.create_task(take(group, 1))
+    await asyncio.sleep(0.05)
+    await publisher.publish([record(id)])
+    assert ids(await waiting) == [id]
 
 
 async def test_another_process_is_told_at_once(empty_database: str) -> None:

@@ -1,7 +1,19 @@
 """Several apps in one process."""
 
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
 from tidings import App, Event
+from tidings.brokers.sqlite import SqliteBroker
+from tidings.clock import Clock
+from tidings.config import Config
+from tidings.connect import Connection
+from tidings.embedded.database import Database
+from tidings.errors import Unreachable
 from tidings.runtime import Runtime
+from tidings.stores.sqlite import SqliteStore
 
 
 class Posted(Event, name="post.posted"):
@@ -16,3 +28,49 @@ async def test_apps_that_share_a_connection_each_keep_their_own_limit_of_a_body(
         await large.publish(Posted(body="x" * 500))
     finally:
         await runtime.close()
+
+
+class Absent(SqliteBroker):
+    """A broker that is not there at first."""
+
+    looks = 0
+
+    async def open(self) -> None:
+        Absent.looks += 1
+        if Absent.looks < 3:
+            raise Unreachable("nobody is there")
+        await super().open()
+
+
+@pytest.fixture
+def absent(tmp_path: Path) -> Callable[[Config, Clock], Connection]:
+    database = Database(tmp_path / "tidings.db")
+
+    def connecting(config: Config, clock: Clock) -> Connection:
+        broker = Absent(database, clock)
+        return Connection(broker, SqliteStore(database, lambda: broker.writer))
+
+    Absent.looks = 0
+    return connecting
+
+
+class Impatient(Clock):
+    async def sleep(self, seconds: float) -> None:
+        await super().sleep(min(seconds, 0.01))
+
+
+async def test_a_worker_waits_for_a_broker_that_is_not_there_yet(
+    absent: Callable[[Config, Clock], Connection], caplog: pytest.LogCaptureFixture
+) -> None:
+    runtime = Runtime([App("shop", clock=Impatient())], connecting=absent)
+    await runtime.open()
+    await runtime.close()
+    assert Absent.looks == 3
+    assert "waits for its broker: nobody is there" in caplog.text
+
+
+async def test_it_fails_fast_where_that_is_asked_for(absent: Callable[[Config, Clock], Connection]) -> None:
+    runtime = Runtime([App("shop", clock=Impatient())], connecting=absent, fail_fast=True)
+    with pytest.raises(Unreachable):
+        await runtime.open()
+    assert Absent.looks == 1

@@ -29,7 +29,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     most. `lease` is how long a silent worker keeps its events. `grace` is how long a worker may finish what it has
     begun when it is told to stop. `stall` is how long there may be a backlog and no progress before readiness is turned
     off, and `stall_exit` whether the process then ends. Where it says nothing, a process with a supervisor that starts
-    it again ends when its event loop stays blocked or a handler that is over its time limit cannot be stopped.
+    it again ends when its event loop stays blocked or a handler that is over its time limit cannot be stopped. A worker
+    whose broker is not there when it starts says so and waits for it; with `fail_fast` it ends.
     """
 
     broker: str = "sqlite:tidings.db"
@@ -42,6 +43,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     grace: Annotated[float, msgspec.Meta(ge=0)] = 25.0
     stall: Positive = 60.0
     stall_exit: bool | None = None
+    fail_fast: bool = False
 
 
 def load(folder: Path | None = None, environment: Mapping[str, str] | None = None, **given: Any) -> Config:

@@ -23,6 +23,7 @@
         |-- PublishFailed         a publish whose records may not be kept; `unsent` names them
         |-- Closed                the broker or subscription is closed
         |-- Fenced                a lease was lost; what was done under it is not kept
+        |-- Unreachable           the server is not there just now; whoever calls again finds it when it is
         `-- StorageError          the database file
             |-- StorageBusy       another writer held the file for longer than the wait
             |-- StorageFull       no space; goes on by itself when there is space again
@@ -145,6 +146,10 @@ class Closed(BrokerError):
 
 class Fenced(BrokerError):
     """The lease was lost to another member of the group; nothing done under it is kept."""
+
+
+class Unreachable(BrokerError):
+    """The server is not there, or does not answer, just now. A worker waits for it; see the setting `fail_fast`."""
 
 
 class StorageError(BrokerError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import msgspec
@@ -18,11 +18,13 @@ from tidings.app import App
 from tidings.clock import Clock
 from tidings.config import Config, load
 from tidings.connect import Connection, connect
-from tidings.errors import Closed
+from tidings.errors import Closed, Unreachable
 from tidings.worker import Worker
 
 log = logging.getLogger("tidings")
 
+WAIT = 1.0
+"""Seconds between two looks for a broker that is not there, on average."""
 DRAINED, FAILED, GAVE_UP = 0, 1, 3
 """Exit codes: all that was begun is settled; something died; the grace time was over and the rest is handed back."""
 
@@ -54,7 +56,7 @@ class Runtime:
             at = (config.broker, config.store)
             if at not in self._connections:
                 connection = self._connecting(_shared(config, configs), app.clock)
-                await connection.open()
+                await _patiently(connection, config, app.clock)
                 self._connections[at] = connection
             await app.open(self._connections[at], config)
         for app in self.apps:
@@ -98,6 +100,34 @@ def _shared(config: Config, configs: Sequence[Config]) -> Config:
     return msgspec.structs.replace(config, body_limit=max(limits))
 
 
+async def _unless(stop: asyncio.Event, doing: Coroutine[Any, Any, None]) -> bool:
+    """Do it, unless it is told to stop before; whether it is done."""
+    task, stopping = asyncio.create_task(doing, name="open"), asyncio.create_task(stop.wait(), name="stop")
+    try:
+        await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+        return task.done()
+    finally:
+        stopping.cancel()
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def _patiently(connection: Connection, config: Config, clock: Clock) -> None:
+    """Connect, as soon as the server is there; with full jitter, at most about once a second."""
+    while True:
+        try:
+            await connection.open()
+        except Unreachable as error:
+            if config.fail_fast:
+                raise
+            log.warning("waits for its broker: %s", error)
+            await clock.sleep(WAIT * (0.5 + clock.random()))
+        else:
+            return
+
+
 async def serve(
     apps: Sequence[App],
     *,
@@ -112,7 +142,8 @@ async def serve(
         loop.add_signal_handler(name, stop.set)
     runtime = Runtime(apps, **settings)
     try:
-        await runtime.open()
+        if not await _unless(stop, runtime.open()):
+            return DRAINED
         runtime.start()
         if ready is not None:
             await ready(runtime)

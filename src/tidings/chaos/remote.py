@@ -66,6 +66,7 @@ class Remote:
         "published": Place(role=PUBLISHER),
         "publishing": Place(role=PUBLISHER),
         "relayed": Place(5),
+        **dict.fromkeys(("handled", "lent", "settling"), Place(10)),  # batches are larger than those of the file
     }
 
     def __init__(self, url: str, store: str, faults: Mapping[str, Blow] | None = None) -> None:

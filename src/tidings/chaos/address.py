@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from tidings.chaos.embedded import Embedded
 from tidings.chaos.remote import Remote
-from tidings.chaos.site import Blow, Site
+from tidings.chaos.site import Site
 from tidings.connect import LINKS
 from tidings.errors import ConfigError
 
 
-def find(
-    url: str, store: str | None = None, *, faults: Mapping[str, Blow] | None = None, remote_is_mine: bool = False
-) -> Site:
-    """The site of a broker's URL, with a store beside it where that is a server; `faults` are what can befall that.
+def find(url: str, store: str | None = None, *, remote_is_mine: bool = False) -> Site:
+    """The site of a broker's URL, with a store beside it where that is a server.
 
     Raises ConfigError, also for an address that is not on this machine.
     """
@@ -35,7 +32,7 @@ def find(
         raise ConfigError(
             f"broker {url!r}: a chaos run knows sqlite:PATH, {known}, not {scheme or 'a URL without a scheme'!r}."
         )
-    return Remote(url, store, faults)
+    return Remote(url, store)
 
 
 def hosts(url: str) -> list[str]:

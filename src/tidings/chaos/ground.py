@@ -40,6 +40,11 @@ class Ground:
         }
 
     @property
+    def direct(self) -> str:
+        """Past the proxy: for whoever only looks."""
+        return self._server.url
+
+    @property
     def url(self) -> str:
         """Through the proxy."""
         parts = urlsplit(self._server.url)

@@ -59,7 +59,10 @@ async def _within(doing: Coroutine[Any, Any, T], seconds: float) -> T:
 
 
 class Remote:
-    """A server at a URL that holds nothing of an earlier run; `faults` are what can befall it."""
+    """A server at a URL that holds nothing of an earlier run; `faults` are what can befall it.
+
+    `direct` is where it is looked at, where the way to `url` is broken.
+    """
 
     connection: ClassVar[type] = sqlite3.Connection
     places: ClassVar = {
@@ -69,10 +72,13 @@ class Remote:
         **dict.fromkeys(("handled", "lent", "settling"), Place(10)),  # batches are larger than those of the file
     }
 
-    def __init__(self, url: str, store: str, faults: Mapping[str, Blow] | None = None) -> None:
+    def __init__(
+        self, url: str, store: str, *, faults: Mapping[str, Blow] | None = None, direct: str | None = None
+    ) -> None:
         self.url = url
         self.store = store
         self.faults = faults or {}
+        self._direct = direct or url
         connection = self._connect()
         if not isinstance(connection.broker, Linked) or not isinstance(connection.store, SqliteStore):
             raise ConfigError(f"broker {url!r} with store {store!r} is no server with a store in SQLite beside it.")
@@ -86,7 +92,7 @@ class Remote:
         self.damage = self._books.damage
 
     def _connect(self) -> Connection:
-        return connect(Config(broker=self.url, store=self.store), Clock())
+        return connect(Config(broker=self._direct, store=self.store), Clock())
 
     async def prepare(self) -> None:
         """See Site.prepare."""

@@ -146,9 +146,10 @@ async def _site(where: Where, folder: Path, lasting: float) -> AsyncGenerator[Si
         yield find(where.url or f"sqlite:{folder / 'tidings.db'}", store, remote_is_mine=where.remote_is_mine)
         return
     from tidings.chaos.ground import ground
+    from tidings.chaos.remote import Remote
 
     async with ground(where.server, folder / "server", lasting) as place:
-        yield find(place.url, store, faults=place.faults)
+        yield Remote(place.url, store, faults=place.faults, direct=place.direct)
 
 
 def _remove(folder: Path) -> None:

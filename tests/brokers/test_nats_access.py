@@ -1,11 +1,13 @@
 """Who may connect to NATS and how, and what is said to who may not."""
 
 import asyncio
+import base64
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import nkeys
 import pytest
 
@@ -84,6 +86,46 @@ async def test_an_nkey_is_as_good(guarded: Nats) -> None:
     other = guarded.folder / "other"
     other.write_bytes(nkeys.encode_seed(bytes(32), nkeys.PREFIX_BYTE_USER))
     await refused(f"{guarded.url}?nkey={other}", "refuses these credentials")
+
+
+def claims(issuer: nkeys.KeyPair, subject: nkeys.KeyPair, told: dict[str, Any]) -> str:
+    """A JWT as NATS has it."""
+
+    def coded(text: bytes) -> str:
+        return base64.urlsafe_b64encode(text).rstrip(b"=").decode()
+
+    body = {"jti": "1", "iat": 1, "iss": issuer.public_key.decode(), "sub": subject.public_key.decode(), "name": "n"}
+    signed = ".".join(
+        coded(msgspec.json.encode(part))
+        for part in ({"typ": "JWT", "alg": "ed25519-nkey"}, body | {"nats": told | {"version": 2}})
+    )
+    return f"{signed}.{coded(issuer.sign(signed.encode()))}"
+
+
+async def test_the_credentials_of_a_jwt_are_as_good(tmp_path: Path) -> None:
+    kinds = (nkeys.PREFIX_BYTE_OPERATOR, nkeys.PREFIX_BYTE_ACCOUNT, nkeys.PREFIX_BYTE_ACCOUNT, nkeys.PREFIX_BYTE_USER)
+    seeds = [nkeys.encode_seed(bytes([n] * 32), kind) for n, kind in enumerate(kinds)]
+    operator, system, account, user = map(nkeys.from_seed, seeds)
+    free = dict.fromkeys(("subs", "data", "payload", "imports", "exports", "conn", "leaf"), -1)
+    limits = free | {"mem_storage": -1, "disk_storage": -1, "streams": -1, "consumer": -1, "wildcards": True}
+    accounts = {
+        system.public_key.decode(): claims(operator, system, {"type": "account", "limits": free}),
+        account.public_key.decode(): claims(operator, account, {"type": "account", "limits": limits}),
+    }
+    settings = {
+        "operator": claims(operator, operator, {"type": "operator"}), "system_account": system.public_key.decode(),
+        "resolver": "MEMORY", "resolver_preload": accounts,
+    }  # fmt: skip
+    for name, issuer in (("good", account), ("bad", system)):
+        jwt = claims(issuer, user, {"type": "user", "subs": -1, "data": -1, "payload": -1})
+        (tmp_path / name).write_text(
+            f"-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n"
+            f"-----BEGIN USER NKEY SEED-----\n{seeds[3].decode()}\n------END USER NKEY SEED------\n"
+        )
+    with started(tmp_path / "jwt", **settings) as server:
+        await works(f"{server.url}?creds={tmp_path / 'good'}")
+        await refused(f"{server.url}?creds={tmp_path / 'bad'}", "JetStream")
+        await refused(server.url, "refuses these credentials")
 
 
 async def test_a_token_is_as_good(tmp_path: Path) -> None:

@@ -306,6 +306,20 @@ async def test_what_is_deleted_is_noticed_and_said_and_work_goes_on(
         assert await calls(client) - before < 16
 
 
+async def test_a_stream_that_begins_anew_with_lower_ids_is_read_from_its_start(
+    valkey_server: Valkey, client: plain.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(valkey_server, own(), lease=1.0) as link:
+        line = await link.join(["order"], GROUP)
+        await link.publish(records(50, keys=1))
+        await line.done(await taken(line, 50))
+        stream = f"{root(link)}:{part_of('k0', '', 8)}"
+        await client.delete(stream)
+        await client.xadd(stream, {"ce_id": "low", "data": "x"}, id="5-1")
+        assert ids(await taken(line, 1)) == ["low"]
+        assert "1 parts of topic order end on the Redis server before what was read of them" in caplog.text
+
+
 async def test_scripts_that_are_flushed_are_loaded_again(link: RedisLink, client: plain.Redis) -> None:
     line = await link.join(["order"], GROUP)
     await client.script_flush()

@@ -78,17 +78,14 @@ class Reading:
         """The records of entries: one that tells no id is named by its stream and its id there."""
         found: list[Record] = []
         names: Sequence[bytes] = ()
-        at = Kind(False)
+        ours, keyed, others = Kind(False)
         for id, flat in entries:
             if (mine := flat[::2]) != names:
-                names, at = mine, self._kind(tuple(mine))
-            if at.ours:
-                try:
-                    found.append(self._ours(flat[1::2], at))
-                    continue
-                except (ValueError, DecodeError):
-                    pass
-            found.append(self._any(flat, f"{stream.decode()}:{id.decode()}"))
+                names, (ours, keyed, others) = mine, self._kind(tuple(mine))
+            try:
+                found.append(self._ours(flat[1::2], keyed, others) if ours else self._any(flat, stream, id))
+            except (ValueError, DecodeError):
+                found.append(self._any(flat, stream, id))
         return found
 
     def _kind(self, names: tuple[bytes, ...]) -> Kind:
@@ -98,14 +95,17 @@ class Reading:
             found = self._kinds[names] = kind(names)
         return found
 
-    def _ours(self, values: Sequence[bytes], at: Kind) -> Record:
-        key: str | None = None
-        if at.keyed:
-            _, id, source, type, time, content, told, *others, data = values
-            key = told.decode()
+    def _ours(self, values: Sequence[bytes], keyed: bool, names: Sequence[str]) -> Record:
+        """Once for each record that is consumed: no call and no loop more than it takes."""
+        headers: dict[str, str] = {}
+        if keyed:
+            _, id, source, type, time, content, key, *others, data = values
         else:
             _, id, source, type, time, content, *others, data = values
-        headers = {name: value.decode() for name, value in zip(at.others, others, strict=False)} if others else {}
+            key = None
+        if others:
+            for name, value in zip(names, others):  # noqa: B905 - as many
+                headers[name] = value.decode()
         if source != NOWHERE:
             headers["source"] = source.decode()
         if content != JSON_BYTES:
@@ -114,8 +114,8 @@ class Reading:
                 raise DecodeError("this is read otherwise")
         if time[:20] != self._second or len(time) != 27 or time[26] != 90:
             self._learn(time.decode())
-        at_time = (self._micros + int(time[20:26])) / 1_000_000
-        return Record(self._topic, data, key, type.decode(), id.decode(), at_time, headers)
+        at = (self._micros + int(time[20:26])) / 1_000_000
+        return Record(self._topic, data, None if key is None else key.decode(), type.decode(), id.decode(), at, headers)
 
     def _learn(self, time: str) -> None:
         """Seconds repeat: remember this one. Raises DecodeError for a time that is not written as `stamp` does it."""
@@ -123,7 +123,7 @@ class Reading:
             raise DecodeError("this is read otherwise")
         self._second, self._micros = time[:20].encode(), int(seconds(time[:19] + "Z")) * 1_000_000
 
-    def _any(self, flat: Sequence[bytes], place: str) -> Record:
+    def _any(self, flat: Sequence[bytes], stream: bytes, id: bytes) -> Record:
         fields = {flat[n].decode("utf-8", "replace"): flat[n + 1] for n in range(0, len(flat) - 1, 2)}
         value = fields.pop("data", None)
         texts = {name: text.decode("utf-8", "replace") for name, text in fields.items()}
@@ -133,4 +133,4 @@ class Reading:
             told = {name[3:]: text for name, text in texts.items() if name[:3] == "ce_"}
         if TYPE in told:
             told[binding.CONTENT_TYPE] = told.pop(TYPE)
-        return binding.record(self._topic, value, told, key=None, place=place)
+        return binding.record(self._topic, value, told, key=None, place=f"{stream.decode()}:{id.decode()}")

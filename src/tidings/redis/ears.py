@@ -16,7 +16,7 @@ from tidings.redis.wire import DEADLINE, Lost, Round, Wire
 LONGEST = 5.0
 """Seconds for which the server holds a question."""
 FEW, MOST, BYTES = 16, 1000, 8 << 20
-"""How many entries of a stream to read at once: the first time, at most, and for how many bytes of all."""
+"""How many entries to read at once: of each stream the first time, of all that have some, and for how many bytes."""
 
 Heard = Callable[[bytes, bytes, list[Entry]], None]
 """What takes what was read: stream, behind which id, entries."""
@@ -65,17 +65,16 @@ class Ears:
             if isinstance(found, hiredis.ReplyError):
                 self.close()
             elif found:
-                self._learn(found)
+                self._learn(found, len(places))
                 for stream, entries in found:
                     self._heard(stream, places[stream], entries)
         self._over()
 
-    def _learn(self, found: Sequence[Any]) -> None:
-        """How many of that size are not too much."""
-        sizes = [sum(map(len, entries[n][1])) for _, entries in found for n in (0, -1) if entries[n][1]]
-        if sizes:
-            fitting = BYTES // (max(sizes) * len(found) + 1)
-            self._each = max(1, min(fitting, self._each * 8, MOST))
+    def _learn(self, found: Sequence[Any], asked: int) -> None:
+        """How many of that size are not too much, and how many of each stream that has some are enough."""
+        sizes = [sum(map(len, entries[n][1])) for _, entries in found for n in (0, -1)]
+        fitting = BYTES // (max(sizes) * asked + 1)
+        self._each = max(1, min(fitting, self._each * 8, -(-MOST // len(found))))
 
     async def wait_for_answer(self) -> None:
         """Until the open question is answered. Raises Lost where that takes too long."""

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from tidings.broker import Delivery
 from tidings.clock import Clock
 from tidings.errors import BrokerError, Closed, Fenced
+from tidings.redis import scripts
 from tidings.redis.connection import Connection, Dialer
 from tidings.redis.ears import Ears
 from tidings.redis.naming import Place
@@ -262,6 +263,29 @@ class GroupLine:
             await self._restore(standing, sight)
             if sight is not None:
                 await self._share(standing, sight)
+                await self._look_back(standing)
+
+    async def _look_back(self, standing: Standing) -> None:
+        """A stream may have been deleted and begun anew, or have lost its end to a crash or a failover."""
+        parts = list(standing.parts.values())
+        if not parts:
+            return
+        wire = self._connection.wire()
+        same, standing.wire = standing.wire is wire, wire
+        ends = await wire.run(scripts.LAST, [part.stream for part in parts])
+        shorter = [
+            (part, last, added) for part, (last, added) in zip(parts, ends, strict=True) if part.beyond_end(last)
+        ]
+        if not shorter:
+            return
+        log.warning(
+            "%d parts of topic %s end on the Redis server before what was read of them: %s goes on from %s",
+            len(shorter), standing.place.topic.name, standing.place.group,
+            "their beginning, they were deleted" if same else "their end, the server has lost what came after",
+        )  # fmt: skip
+        for part, last, added in shorter:
+            part.step_back(b"0-0" if same else last, 0 if same else added)
+        self._fence(standing, [])
 
     async def _restore(self, standing: Standing, sight: Sight | None) -> None:
         """The group, or parts of it, may be gone from the server: deleted, or all of it flushed."""

@@ -150,6 +150,15 @@ class Part:
             self._passed.pop(id, None)
             self._kept.discard(id)
 
+    def beyond_end(self, last: bytes) -> bool:
+        """Whether what was read does not lie in the stream any more, whose last id this is."""
+        return order(last) < order(self.read)
+
+    def step_back(self, place: bytes, count: int) -> None:
+        """What comes after this is new, whatever was known of it; so many entries lie before."""
+        if order(place) < order(self.position):
+            self.position, self.count, self.dirty = place, count, True
+
     def rewind(self) -> None:
         """What was out comes again, as if it had not been lent."""
         self._lending = 0

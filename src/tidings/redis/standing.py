@@ -34,6 +34,7 @@ class Standing:
         self.rung = b""
         self.missing: dict[int, float] = {}  # parts that the server has lost, and since when
         self.stood: dict[int, bytes] = {}  # where parts were when they were lost, until it is known who has them
+        self.wire: Wire | None = None  # over which it was last seen where streams end
         self._me = me
         self._count = 0
         self._dead: dict[str, str] = {}

@@ -21,6 +21,8 @@ from tidings.testing.contract import Check, Server
 
 LIMIT = 1 << 19
 LEASE = 2.0
+FOREVER = float("inf")
+"""Records of checks have times long past, by which Kafka would delete them."""
 WITHOUT = contract.checks(KafkaLink.features)
 WITH = contract.checks(SqliteBroker.features)
 NUMBERS = itertools.count(1)
@@ -38,7 +40,7 @@ class Place:
     async def connect(self) -> AsyncGenerator[Broker]:
         store = Storeless() if self.rows is None else SqliteStore(self.rows)
         await store.open()
-        broker = Linked(KafkaLink(self.url, self.clock, lease=LEASE), store, self.clock, limit=LIMIT)
+        broker = Linked(KafkaLink(self.url, self.clock, lease=LEASE, keep=FOREVER), store, self.clock, limit=LIMIT)
         await broker.open()
         try:
             yield broker

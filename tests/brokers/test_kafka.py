@@ -30,7 +30,7 @@ class Place:
 
     @contextlib.asynccontextmanager
     async def link(self, lease: float = LEASE) -> AsyncGenerator[KafkaLink]:
-        link = KafkaLink(self.url, Clock(), lease=lease)
+        link = KafkaLink(self.url, Clock(), lease=lease, keep=float("inf"))
         await link.open()
         try:
             yield link
@@ -221,3 +221,27 @@ async def test_a_group_that_there_is_not_has_no_lag_and_cannot_be_moved(place: P
         assert await link.lag("order", GROUP) == Lag(None, None)
         with pytest.raises(BrokerError, match="no such group"):
             await link.seek("order", GROUP, Start.EARLIEST)
+
+
+async def test_a_slow_member_that_reads_no_more_goes_on_when_partitions_came_and_went(place: Place) -> None:
+    async with place.link(lease=6.0) as one, place.link(lease=6.0) as other:
+        first = await one.join(["order"], GROUP)
+        for number in range(4):
+            await one.publish(records(1000, keys=40, prefix=f"{number}-"))
+        held = await take(first, 10, settle=False)
+        async with asyncio.timeout(30):
+            while not first._pump._paused:  # noqa: ASYNC110 - a thread does it
+                await asyncio.sleep(0.05)
+        second = await other.join(["order"], GROUP)
+        asked = asyncio.create_task(second.fetch(10, 20.0))
+        await asyncio.sleep(1.0)
+        await first.done(held)
+        seen = set(ids(held)) | set(ids(await asked))
+        await second.done(await asked)
+        await second.close()
+        async with asyncio.timeout(40):
+            while len(seen) < 4000:
+                lent = await first.fetch(500, 1.0)
+                seen.update(ids(lent))
+                await first.done(lent)
+        assert await one.lag("order", GROUP) == Lag(0, None)

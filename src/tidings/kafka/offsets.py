@@ -48,8 +48,8 @@ class Offsets:
         return found
 
     def create(self, name: str, partitions: int, replication: int, keep: float | None) -> None:
-        """Make a topic, unless somebody else just did. `keep` in seconds."""
-        config = {} if keep is None else {"retention.ms": str(int(keep * 1000))}
+        """Make a topic, unless somebody else just did. `keep` in seconds, infinite for ever."""
+        config = {} if keep is None else {"retention.ms": "-1" if keep == float("inf") else str(int(keep * 1000))}
         new = NewTopic(name, partitions, replication, config=config)
         try:
             self._admin.create_topics([new], operation_timeout=ANSWER, request_timeout=ANSWER)[name].result()

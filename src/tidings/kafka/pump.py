@@ -226,7 +226,7 @@ class Pump:
             return
         consumer.incremental_assign([TopicPartition(each.topic, each.partition, each.floor) for each in ledgers])
         self._in_loop(self._line.own, ledgers)
-        self._paused = False
+        (consumer.pause if self._paused else consumer.resume)(places)  # one that was paused and went comes back so
 
     def _revoked(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         self._part(consumer, places, self._line.lease)

@@ -21,7 +21,7 @@ from tidings.chunk import LoopListLane
 from tidings.clock import Clock
 from tidings.codec import Codec, Reader
 from tidings.desk import Outcome
-from tidings.errors import Closed, Conflict, Fenced, HandlerTimeout, StorageBroken, StorageError
+from tidings.errors import BrokerError, Closed, Conflict, Fenced, HandlerTimeout, StorageBroken
 from tidings.handler import Bound, Mode
 from tidings.inline import LoopLane
 from tidings.inquest import Inquest
@@ -192,7 +192,7 @@ class Worker:
                 raise
             except StorageBroken:
                 raise
-            except StorageError as error:
+            except BrokerError as error:
                 log.warning("%s cannot fetch: %s", self.bound.name, error)
                 await self.clock.sleep(STORAGE_PAUSE)
                 continue
@@ -292,9 +292,9 @@ class Worker:
                 self._discard(batch)
                 self._reset(fenced)
                 return
-            except StorageBroken:
+            except (StorageBroken, Closed):
                 raise
-            except StorageError as error:
+            except BrokerError as error:
                 log.warning("%s waits for its database: %s", self.bound.name, error)
                 await self.clock.sleep(STORAGE_PAUSE)
             else:
@@ -357,7 +357,7 @@ class Worker:
                 return
             except StorageBroken:
                 raise
-            except StorageError as error:
+            except BrokerError as error:
                 log.warning("%s waits for its database: %s", self.bound.name, error)
                 await self.clock.sleep(STORAGE_PAUSE)
             else:

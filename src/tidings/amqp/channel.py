@@ -14,7 +14,7 @@ from pika.channel import Channel as PikaChannel
 
 from tidings.amqp import content
 from tidings.amqp.wire import Wire
-from tidings.errors import BrokerError
+from tidings.errors import BrokerError, Unreachable
 
 DEADLINE = 10.0
 """Seconds for an answer of the broker."""
@@ -22,7 +22,7 @@ STANDSTILL = 30.0
 """Seconds without any confirmation until what is being published is taken for lost."""
 
 
-class Lost(BrokerError):
+class Lost(Unreachable):
     """The connection or the channel is gone; there will be another."""
 
 

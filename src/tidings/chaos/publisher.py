@@ -22,7 +22,7 @@ from tidings import App
 from tidings.chaos.journal import ACKED, AGAIN, ATTEMPTED, Journal
 from tidings.chaos.plan import Plan, happening, republished
 from tidings.chaos.service import message_of
-from tidings.errors import BrokerError
+from tidings.errors import BrokerError, Unreachable
 
 log = logging.getLogger("chaos")
 
@@ -109,8 +109,19 @@ async def publish(plan: Plan, index: int, url: str, store: str | None) -> None:
     """Publish until all is published, or the driver is gone."""
     asyncio.get_running_loop().add_reader(sys.stdin, os._exit, 1)
     publisher = Publisher(plan, index, Path.cwd())
-    async with App("publisher", url, store=store) as app:
+    app = App("publisher", url, store=store)
+    while True:
+        try:
+            await app.open()
+        except Unreachable as error:
+            log.warning("%s", error)
+            await asyncio.sleep(AGAIN_AFTER)
+        else:
+            break
+    try:
         await publisher.run(app)
+    finally:
+        await app.close()
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ from nats.aio.client import Client
 from nats.errors import Error
 from nats.protocol.parser import Parser
 
-from tidings.errors import BrokerError
+from tidings.errors import Unreachable
 
 log = logging.getLogger("tidings")
 
@@ -35,7 +35,7 @@ END = (b"204", b"404", b"408", b"503")
 """The states that end an answer of many messages."""
 
 
-class Lost(BrokerError):
+class Lost(Unreachable):
     """The connection is gone, or what was asked was not answered in time: whether it was done is not known."""
 
 

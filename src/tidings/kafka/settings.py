@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from confluent_kafka import KafkaError, KafkaException
 
-from tidings.errors import BrokerError, ConfigError
+from tidings.errors import BrokerError, ConfigError, Unreachable
 
 log = logging.getLogger("tidings")
 
@@ -150,8 +150,13 @@ def made(make: Any, config: Mapping[str, Any]) -> Any:
         raise ConfigError(f"Kafka: {error.args[0].str()}.") from error
 
 
+AWAY = {KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._RESOLVE}
+"""What is over when the servers are there."""
+
+
 def broker_error(error: KafkaException | KafkaError, about: str) -> BrokerError:
     """The error of ours that says what to do. No password is in it: librdkafka never says one."""
     cause = error if isinstance(error, KafkaError) else error.args[0]
     said = SENTENCES.get(cause.code())
-    return BrokerError(f"{about}: {said} ({cause.str()})." if said else f"{about}: {cause.str()}.")
+    kind = Unreachable if cause.code() in AWAY else BrokerError
+    return kind(f"{about}: {said} ({cause.str()})." if said else f"{about}: {cause.str()}.")

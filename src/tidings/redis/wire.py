@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import hiredis
 
-from tidings.errors import BrokerError
+from tidings.errors import BrokerError, Unreachable
 from tidings.redis.scripts import ALL, Script
 
 DEADLINE = 5.0
@@ -25,7 +25,7 @@ Command = Sequence[Word]
 pack = cast(Callable[[tuple[Word, ...]], bytes], hiredis.pack_command)
 
 
-class Lost(BrokerError):
+class Lost(Unreachable):
     """The connection is gone, or what was asked was not answered in time: whether it was done is not known."""
 
 

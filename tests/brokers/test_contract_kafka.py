@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from tidings.broker import Broker
 from tidings.brokers.kafka import KafkaLink
@@ -26,6 +27,13 @@ FOREVER = float("inf")
 WITHOUT = contract.checks(KafkaLink.features)
 WITH = contract.checks(SqliteBroker.features)
 NUMBERS = itertools.count(1)
+TWICE = {"an_id_is_kept_once", "a_publish_may_be_cancelled"}
+"""Kafka keeps twice what is published twice: the inbox finds it out, where a view sees both."""
+
+
+def cases(checks: list[Check]) -> list[ParameterSet]:
+    marks = pytest.mark.xfail(reason="Kafka keeps an id as often as it is published", strict=True)
+    return [pytest.param(check, id=check.name, marks=marks if check.name in TWICE else ()) for check in checks]
 
 
 class Place:
@@ -68,11 +76,11 @@ class Place:
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("check", WITHOUT, ids=lambda check: check.name)
+@pytest.mark.parametrize("check", cases(WITHOUT))
 async def test_the_contract_without_a_store(check: Check, kafka_server: Kafka, tmp_path: Path) -> None:
     await check.run(Place(kafka_server, tmp_path, keeps=False).server())
 
 
-@pytest.mark.parametrize("check", WITH, ids=lambda check: check.name)
+@pytest.mark.parametrize("check", cases(WITH))
 async def test_the_contract_with_a_store(check: Check, kafka_server: Kafka, tmp_path: Path) -> None:
     await check.run(Place(kafka_server, tmp_path, keeps=True).server())

@@ -245,3 +245,18 @@ async def test_a_slow_member_that_reads_no_more_goes_on_when_partitions_came_and
                 seen.update(ids(lent))
                 await first.done(lent)
         assert await one.lag("order", GROUP) == Lag(0, None)
+
+
+async def test_members_share_by_the_newer_protocol_too(kafka_server: Kafka) -> None:
+    place = Place(kafka_server, "partitions=4&group.protocol=consumer")
+    async with place.link() as one, place.link() as other:
+        first = await one.join(["order"], GROUP)
+        await one.publish(records(40, keys=40))
+        held = await take(first, 40, settle=False)
+        await first.done(held[::2])
+        await first.close()
+        second = await other.join(["order"], GROUP)
+        got = await take(second, 20)
+        assert sorted(ids(got)) == sorted(ids(held[1::2]))
+        assert {each.attempt for each in got} == {1}
+        assert await one.lag("order", GROUP) == Lag(0, None)

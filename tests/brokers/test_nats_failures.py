@@ -195,14 +195,16 @@ async def test_a_connection_that_is_silent_is_given_up(server: Nats, monkeypatch
 async def test_a_stream_that_was_deleted_is_made_again_and_read_from_its_beginning(nats_server: Nats) -> None:
     prefix = own()
     async with opened(nats_server, prefix) as link:
-        line = await link.join(["order"], GROUP)
+        line, view = await link.join(["order"], GROUP), await link.join(["order"], None)
         await link.publish(records(20))
         await line.done(await taken(line, 20))
+        await taken(view, 20)
         plain = await nats.connect(nats_server.url)
         await plain.jetstream().delete_stream(f"{prefix}_order")
         await plain.close()
         await published(link, records(5, start=20))
         assert sorted(ids(await settled(line, 5))) == [f"id{n}" for n in range(20, 25)]
+        assert ids(await settled(view, 5)) == [f"id{n}" for n in range(20, 25)]
 
 
 async def test_state_that_was_deleted_is_an_error_and_not_silence(nats_server: Nats) -> None:

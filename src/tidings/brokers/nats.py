@@ -164,7 +164,7 @@ class NatsLink:
     async def join(self, topics: Sequence[str], group: str | None, start: Start | float = Start.LATEST) -> Line:
         """See Link."""
         if group is None:
-            view = ViewLine(self._connection, self._clock, await self._starts(topics, start))
+            view = ViewLine(self._connection, self._clock, find=self._find, starts=await self._starts(topics, start))
             await view.open()
             return view
         for topic in topics:

@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import logging
 import zlib
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from tidings.broker import Delivery
 from tidings.clock import Clock
@@ -24,17 +24,13 @@ from tidings.jetstream.group import Seen, Sight, look
 from tidings.jetstream.naming import Place, Topic
 from tidings.jetstream.part import Part, compare_and_put
 from tidings.jetstream.reader import Message
-from tidings.jetstream.server import DEADLINE, WRONG_REVISION, Latest, Refused, Stream, acked, call
+from tidings.jetstream.server import DEADLINE, WRONG_REVISION, Find, Latest, Refused, acked, call
 from tidings.jetstream.wire import Lost, Question
 from tidings.roster import Life, share
 
 log = logging.getLogger("tidings")
 
 LOST = "parts of the keys went to another member of the group, or the group was moved: what was out comes again"
-
-
-Find = Callable[[str], Awaitable[Stream]]
-"""What finds the stream of a topic, or makes it."""
 
 
 class Standing:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -79,6 +79,8 @@ class Stream(msgspec.Struct):
     error: Problem | None = None
 
 
+Find = Callable[[str], Awaitable[Stream]]
+"""What finds the stream of a topic, or makes it."""
 Told = TypeVar("Told", Stream, Latest)
 read_ack = msgspec.json.Decoder(Ack).decode
 

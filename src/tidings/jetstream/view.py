@@ -13,17 +13,19 @@ from tidings.jetstream import content
 from tidings.jetstream.connection import Connection
 from tidings.jetstream.naming import Topic
 from tidings.jetstream.reader import Reader
-from tidings.jetstream.server import DEADLINE, acked
+from tidings.jetstream.server import DEADLINE, Find, acked
 from tidings.jetstream.wire import Wire
 
 
 class ViewLine:
     """See Line, for group None. `starts` says behind which sequence of each topic it begins."""
 
-    def __init__(self, connection: Connection, clock: Clock, starts: Mapping[Topic, int]) -> None:
+    def __init__(self, connection: Connection, clock: Clock, *, find: Find, starts: Mapping[Topic, int]) -> None:
         self._connection = connection
         self._clock = clock
+        self._find = find
         self._seen = dict(starts)
+        self._made: dict[Topic, str] = {}
         self._readers: dict[Topic, Reader] = {}
         self._receipts = itertools.count(1)
         self._wire: Wire | None = None
@@ -52,8 +54,11 @@ class ViewLine:
                 reader.messages = old.messages
                 old.close()
                 seen = old.messages[-1].sequence if old.messages else seen
+            found = await self._find(topic.name)
+            if self._made.setdefault(topic, found.created) != found.created:  # another one of its name
+                self._made[topic], seen = found.created, 0
             self._readers[topic] = reader
-            place = {"deliver_policy": "by_start_sequence", "opt_start_seq": seen + 1}
+            place = {"deliver_policy": "by_start_sequence", "opt_start_seq": min(seen, found.state.last_seq) + 1}
             acked((await wire.ask([reader.question(place)], DEADLINE))[0])
             reader.begin()
         self._wire = wire

@@ -6,7 +6,6 @@ The guide (docs/guide/redis.md) has the layout for other clients.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 import re
@@ -72,16 +71,21 @@ class RedisLink:
         await self._connection.open()
         try:
             await self._writer.open()
+            self.limit = self._publisher.limit = await self._largest()
         except BaseException:
+            await self._writer.close()
             await self._connection.close()
             raise
-        with contextlib.suppress(Refused):  # who may not ask for settings may still publish
-            told = await self._connection.wire().ask("CONFIG", "GET", "proto-max-bulk-len")
-            self.limit = int(pairs(told).get("proto-max-bulk-len", LARGEST))
-        self.limit = self._publisher.limit = self.limit or LARGEST
         self._publisher.open()
         if self._keep < math.inf:
             self._housekeeper = asyncio.create_task(self._keep_trimming(), name="redis-housekeeper")
+
+    async def _largest(self) -> int:
+        try:
+            told = pairs(await self._connection.wire().ask("CONFIG", "GET", "proto-max-bulk-len"))
+        except Refused:  # who may not ask for settings may still publish
+            return LARGEST
+        return int(told.get("proto-max-bulk-len", LARGEST))
 
     async def close(self) -> None:
         """See Link."""

@@ -58,6 +58,7 @@ class GroupLine:
         self._closed = False
         self._trouble: BrokerError | None = None
         self._steward: asyncio.Task[None] | None = None
+        self._leaving: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Take a share of the parts."""
@@ -352,19 +353,21 @@ class GroupLine:
         await standing.release(self._connection.wire(), [part.number for part in going])
 
     async def close(self) -> None:
-        """See Line."""
-        if self._closed:
-            return
-        self._closed = True
-        self._news.set()
+        """See Line. Who is cancelled while it waits leaves all the same."""
+        if self._leaving is None:
+            self._closed = True
+            self._ears.shut()
+            self._news.set()
+            self._leaving = asyncio.create_task(self._leave(), name="redis-leaving")
+        await asyncio.shield(self._leaving)
+
+    async def _leave(self) -> None:
         if self._steward is not None:
             self._steward.cancel()
             await asyncio.wait([self._steward])
-        self._ears.shut()
         with contextlib.suppress(BrokerError):
             await self._write()
         with contextlib.suppress(BrokerError):
             wire = self._connection.wire()
             for standing in self._standings:
                 await standing.release(wire, standing.parts, leave=True)
-        self._news.set()

@@ -19,8 +19,9 @@ from tidings.errors import BrokerError, Closed
 
 log = logging.getLogger("tidings")
 
-PAUSE, SPREAD, LONGEST = 0.5, 0.5, 4.0
-"""Seconds between attempts to connect: at least, the first spread above that, and the longest spread."""
+PAUSE, SPREAD, LONGEST = 1.0, 0.5, 4.0
+"""Seconds between attempts to connect: at least, the first spread above that, and the longest spread. A link has two
+connections, so that it makes at most two attempts a second."""
 FAREWELL = 2.0
 OLDEST = (3, 8)
 """The first version of RabbitMQ with quorum queues."""

@@ -43,12 +43,34 @@ encode = msgspec.json.Encoder().encode
 decode = msgspec.json.Decoder(Word).decode
 
 
-class Control(Channel):
-    """A channel with a queue of its own, for questions and answers. `heard` is given each question."""
+class Voice(Channel):
+    """The channel on which is spoken, on the connection that publishes. `unheard` is given what found nobody."""
 
-    def __init__(self, wire: Wire, mailbox: str, *, heard: Callable[[Word], None] | None = None) -> None:
+    def __init__(self, wire: Wire, unheard: Callable[[Word], None]) -> None:
+        super().__init__(wire)
+        self._unheard = unheard
+
+    def say(self, queue: str, word: Word) -> None:
+        """Publish to a queue of another member."""
+        frames = packed(self.number, NO_PROPERTIES, encode(word), self.wire.fits)
+        self.wire.write(envelope(self.number, "", queue, mandatory=True) + frames)
+
+    def returned(self, header: bytes, body: bytes) -> None:
+        """See Tap."""
+        self._unheard(decode(body))
+
+
+class Control(Channel):
+    """A channel with a queue of its own, for questions and answers. `heard` is given each question.
+
+    The answers go over the wire `voice`: where the broker is short of memory or space it listens no more to connections
+    that publish, not even to their acknowledgements, so that those that consume must not.
+    """
+
+    def __init__(self, wire: Wire, voice: Wire, mailbox: str, *, heard: Callable[[Word], None] | None = None) -> None:
         super().__init__(wire)
         self.mailbox = mailbox
+        self.voice = Voice(voice, self._unheard)
         self._heard = heard
         self._numbers = itertools.count(1)
         self._asked: dict[int, asyncio.Future[Word | None]] = {}
@@ -57,6 +79,7 @@ class Control(Channel):
         """See Channel."""
         await super().open()
         try:
+            await self.voice.open()
             await self.ask("queue_declare", queue=self.mailbox, exclusive=True)
             await self.listen(self.mailbox)
         except BaseException:
@@ -68,10 +91,19 @@ class Control(Channel):
         """Hear what is said to this queue, which is of this connection alone."""
         await self.ask("basic_consume", queue=queue, on_message_callback=_nobody, auto_ack=True)
 
+    @property
+    def usable(self) -> bool:
+        """See Channel."""
+        return super().usable and self.voice.usable
+
+    def abandon(self) -> None:
+        """See Channel."""
+        super().abandon()
+        self.voice.abandon()
+
     def say(self, queue: str, word: Word) -> None:
         """Publish to a queue of another member."""
-        frames = packed(self.number, NO_PROPERTIES, encode(word), self.wire.fits)
-        self.wire.write(envelope(self.number, "", queue, mandatory=True) + frames)
+        self.voice.say(queue, word)
 
     async def inquire(self, queues: Sequence[str], kind: str) -> list[Word | None]:
         """What who has these queues answers; None where nobody has it, or it does not answer in time."""
@@ -84,8 +116,9 @@ class Control(Channel):
             self.say(queue, Word(kind, number, self.mailbox, queue))
         if asked:
             await asyncio.wait(asked, timeout=PATIENCE)
-        if self.why is not None:
-            raise self.why
+        why = self.why or self.voice.why
+        if why is not None:
+            raise why
         return [each.result() if each.done() else SILENT for each in asked]
 
     def delivered(self, tag: int, redelivered: bool, header: bytes, body: bytes) -> None:
@@ -100,9 +133,7 @@ class Control(Channel):
         elif self._heard is not None:
             self._heard(word)
 
-    def returned(self, header: bytes, body: bytes) -> None:
-        """See Tap."""
-        word = decode(body)
+    def _unheard(self, word: Word) -> None:
         if word.kind != ANSWER:
             self._answered(word.number, None)
 

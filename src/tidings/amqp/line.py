@@ -13,13 +13,12 @@ import contextlib
 import itertools
 import logging
 from collections.abc import Sequence
-from typing import Protocol
 
 import msgspec
 
 from tidings.amqp import book
-from tidings.amqp.channel import Channel, Lost, Refused
-from tidings.amqp.connection import Connection
+from tidings.amqp.channel import Channel, Refused
+from tidings.amqp.claim import Claimant, House
 from tidings.amqp.control import ANSWER, Control, Word
 from tidings.amqp.naming import Place
 from tidings.amqp.part import Part, passed
@@ -30,39 +29,13 @@ from tidings.errors import BrokerError, Closed, Fenced
 log = logging.getLogger("tidings")
 
 LOST = "parts of the keys went to another member of the group, or the connection was lost: what was out comes again"
-TICK, BREATH, WAIT = 1.0, 0.02, 5.0
-"""Seconds between looks for parts, at least between two, and until who had a part before has let go of it."""
+TICK, BREATH = 1.0, 0.02
+"""Seconds between looks for parts, and at least between two."""
 FOR_HEIRS = 3.0
 """Seconds in which what was given away is left to who asked for it."""
-GRACE = 5.0
-"""Seconds after an outage in which whoever was connected before it is not taken for dead."""
-TIMED_OUT, NOT_FOUND = 406, 404
+TIMED_OUT = 406
 
 Key = tuple[Place, int]
-
-
-class House(Protocol):
-    """What a member needs of its link."""
-
-    connection: Connection
-    had: set[str]
-    """The exclusive queues that lines of this connection have: among them the broker makes no difference."""
-
-    async def make(self, place: Place) -> None:
-        """Declare what belongs to a group."""
-        ...
-
-    def forget(self, place: Place) -> None:
-        """Some of it was deleted: it has to be declared again."""
-        ...
-
-    async def write(self, messages: Sequence[tuple[str, bytes]]) -> None:
-        """Put these into queues, durably."""
-        ...
-
-    def mailbox(self, member: str) -> str:
-        """The queue of a member."""
-        ...
 
 
 class GroupLine:
@@ -74,6 +47,7 @@ class GroupLine:
         self._lease = lease
         self._places = places
         self._me = clock.id()
+        self._claimant = Claimant(house, clock, self._me, come=self._came)
         self._parts: dict[Key, Part] = {}
         self._receipts = itertools.count(1).__next__
         self._holder: dict[int, Part] = {}
@@ -81,6 +55,7 @@ class GroupLine:
         self._news = asyncio.Event()
         self._stir = asyncio.Event()
         self._turn = 0
+        self._neighbours: set[str] = set()  # who is told when parts are free
         self._useless: list[Part] = []  # whose exclusive queue is still ours, where the connection is
         self._given: dict[Key, float] = {}  # until when what was given away is left to others
         self._fenced = False
@@ -98,6 +73,9 @@ class GroupLine:
             await self.close()
             raise
         self._steward = asyncio.create_task(self._keep_tending(), name="rabbitmq-member")
+
+    def _came(self) -> None:
+        self._news.set()
 
     # -- lending and settling
 
@@ -230,11 +208,17 @@ class GroupLine:
         answers = await control.inquire([place.lock(number) for place, number in others], "who")
         found = dict(zip(others, answers, strict=True))
         free = [key for key, answer in found.items() if answer is None and self._may_have(key)]
-        for problem in await asyncio.gather(*(self._claim(control, *key) for key in free), return_exceptions=True):
+        for problem in await asyncio.gather(*(self._have(control, *key) for key in free), return_exceptions=True):
             if isinstance(problem, BaseException):
                 raise problem
         for place in self._places:
             self._ask_for_share(control, place, [each for (at, _), each in found.items() if at == place and each])
+
+    async def _have(self, control: Control, place: Place, number: int) -> None:
+        part = await self._claimant.claim(control, place, number)
+        if part is not None:
+            self._parts[place, number] = part
+            await control.listen(place.lock(number))
 
     def _may_have(self, key: Key) -> bool:
         here = key[0].lock(key[1]) in self._house.had
@@ -243,8 +227,12 @@ class GroupLine:
     async def _controlled(self) -> Control:
         wire = self._house.connection.wire()
         if self._control is None or not self._control.usable or self._control.wire is not wire:
+            if self._control is not None:
+                self._control.abandon()
             mailbox = self._house.mailbox(self._me)
-            self._control = await Control(wire, mailbox, heard=self._heard).open()
+            self._control = await Control(wire, self._house.voice.wire(), mailbox, heard=self._heard).open()
+            for place, number in self._parts:
+                await self._control.listen(place.lock(number))
         return self._control
 
     async def _clear_away(self, control: Control) -> None:
@@ -265,8 +253,9 @@ class GroupLine:
             return
         part, count = self._parts[key], self._count(key[0])
         if word.kind == "who":
-            out = part.unsettled
-            self._control.say(word.back, Word(ANSWER, word.number, self._me, word.place, count, out))
+            self._neighbours.add(word.back)
+        if word.kind in ("who", "count"):
+            self._control.say(word.back, Word(ANSWER, word.number, self._me, word.place, count, part.unsettled))
         elif word.kind == "give" and part.leaving is None and count > word.parts + 1:
             part.leaving, part.heir = self._clock.monotonic() + self._lease, word.back
             self._stir.set()
@@ -283,67 +272,6 @@ class GroupLine:
         theirs = [word.place for word in others if word.back == richest.back]
         for number, lock in enumerate(theirs[: (richest.parts - mine) // 2]):
             control.say(lock, Word("give", 0, control.mailbox, lock, mine + number))
-
-    async def _claim(self, control: Control, place: Place, number: int) -> None:
-        """Have a part, if nobody else is quicker."""
-        lock, queue = place.lock(number), place.queue(number)
-        self._house.had.add(lock)
-        part: Part | None = None
-        try:
-            part = await Part(control.wire, place, number, clock=self._clock, stir=self._news.set).open()
-            await part.ask("queue_declare", queue=lock, exclusive=True)
-            await self._until_left(part, queue)
-            tags, known = await self._read(part, place.book(number))
-            died = known.owner not in ("", self._me) and not await self._lives(control, known.owner)
-            if died and self._after_outage:
-                raise Lost(f"waiting for {known.owner}, which had part {number} of {place.name} before the outage")
-            begun = known.begun(self._me, died=died)
-            await self._house.write([(place.book(number), book.encode(begun))])
-            if tags:
-                part.acknowledge(tags[-1])
-            self._parts[place, number] = part
-            await control.listen(lock)
-            await part.consume(begun)
-        except BaseException as problem:
-            self._parts.pop((place, number), None)
-            await self._forgo(control, part, lock)
-            if isinstance(problem, Refused) and problem.code == NOT_FOUND:
-                self._house.forget(place)
-            if isinstance(problem, Refused | Lost) and self._house.connection.up:
-                return  # another member was quicker, or the part is not to be had yet: with the next look
-            raise
-
-    async def _forgo(self, control: Control, part: Part | None, lock: str) -> None:
-        mine = part is not None and part.usable
-        if part is not None:
-            with contextlib.suppress(BrokerError):
-                await part.close()
-        if mine:
-            with contextlib.suppress(BrokerError):
-                await control.ask("queue_delete", queue=lock)
-        self._house.had.discard(lock)
-
-    async def _until_left(self, part: Part, queue: str) -> None:
-        """What another had is put back a moment after its exclusive queue is gone."""
-        deadline = self._clock.monotonic() + WAIT
-        while (await part.ask("queue_declare", queue=queue, passive=True)).method.consumer_count:
-            if self._clock.monotonic() > deadline:
-                raise Lost(f"somebody else consumes {queue}: that must be left to members of its group")
-            await self._clock.sleep(BREATH)
-
-    async def _read(self, channel: Channel, queue: str) -> tuple[list[int], book.Book]:
-        found: list[tuple[int, bytes]] = []
-        while (message := await channel.get(queue)) is not None:
-            found.append(message)
-        return [tag for tag, _ in found], book.latest([body for _, body in found])
-
-    async def _lives(self, control: Control, member: str) -> bool:
-        return (await control.inquire([self._house.mailbox(member)], "alive"))[0] is not None
-
-    @property
-    def _after_outage(self) -> bool:
-        connection = self._house.connection
-        return connection.times > 1 and self._clock.monotonic() - connection.since < GRACE
 
     # -- letting go
 
@@ -393,6 +321,24 @@ class GroupLine:
         with contextlib.suppress(BrokerError):
             if control is not None and control.usable:
                 await self._give_up(control, list(self._parts.values()))
-                await control.ask("queue_delete", queue=control.mailbox)
-                await control.close()
+                for neighbour in self._neighbours:
+                    control.say(neighbour, Word("free"))
+        with contextlib.suppress(BrokerError):
+            await self._forsake()
         self._house.connection.users.discard(self)
+
+    async def _forsake(self) -> None:
+        """What could not be given away in order, and what is only ours."""
+        useless = [*self._useless, *self._parts.values()]
+        self._parts.clear()
+        queues = [part.place.lock(part.part) for part in useless if self._house.connection.up]
+        for part in useless:
+            part.abandon()
+            self._house.had.discard(part.place.lock(part.part))
+        if self._control is not None:
+            self._control.abandon()
+            queues.append(self._control.mailbox)
+        channel = await Channel(self._house.connection.wire()).open()
+        for queue in queues:
+            await channel.ask("queue_delete", queue=queue)
+        channel.abandon()

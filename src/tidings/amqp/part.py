@@ -62,9 +62,8 @@ class Part(Channel):
         self._known: dict[int, int] = {}  # of what something is known, by tag: the deaths
         self._barriers: deque[asyncio.Future[None]] = deque()
 
-    async def consume(self, book: Book) -> None:
+    async def consume(self) -> None:
         """Begin to get what is in the queue."""
-        self.book = book
         self.raw.add_on_cancel_callback(lambda _: self.cancelled())
         await self.ask("basic_qos", prefetch_count=WINDOW)
         await self.ask(

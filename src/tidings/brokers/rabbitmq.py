@@ -53,6 +53,7 @@ class RabbitLink:
         self.limit: int | None = None
         self.had: set[str] = set()
         self.connection = Connection(self._address, clock, heartbeat=heartbeat)
+        self.voice = Connection(self._address, clock, heartbeat=heartbeat)
         self._publisher: Publisher | None = None
         self._opening = asyncio.Lock()
         self._made: dict[Place, int] = {}
@@ -68,6 +69,11 @@ class RabbitLink:
         if self._opened:
             return
         await self.connection.open()
+        try:
+            await self.voice.open()
+        except BaseException:
+            await self.connection.close()
+            raise
         self._opened = True
         version = server_version(self.connection.wire())
         self.limit = SMALLER if version >= SMALLER_SINCE else LARGEST
@@ -80,6 +86,7 @@ class RabbitLink:
         for user in list(self.connection.users):
             await user.close()
         await self._clock.wait(self._idle, 5.0)
+        await self.voice.close()
         await self.connection.close()
 
     def mailbox(self, member: str) -> str:
@@ -224,7 +231,7 @@ class RabbitLink:
     async def _ready(self) -> Publisher:
         """The channel for publishing."""
         async with self._opening:
-            wire = self.connection.wire()
+            wire = self.voice.wire()
             if self._publisher is None or not self._publisher.usable or self._publisher.wire is not wire:
                 self._publisher = await Publisher(wire).open()
             return self._publisher
@@ -274,9 +281,9 @@ class RabbitLink:
             if refused.code != NOT_FOUND:
                 raise
             return Lag(None, None)
-        control = await Control(self.connection.wire(), self.mailbox(self._clock.id())).open()
+        control = await Control(self.connection.wire(), self.voice.wire(), self.mailbox(self._clock.id())).open()
         try:
-            answers = await control.inquire([place.lock(part) for part in range(place.parts)], "who")
+            answers = await control.inquire([place.lock(part) for part in range(place.parts)], "count")
         finally:
             control.abandon()
         ready = sum(answer.method.message_count for answer in asked)

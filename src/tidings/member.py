@@ -151,7 +151,7 @@ class Member:
 
     async def _next(self, limit: int) -> Sequence[Delivery]:
         """What is there now. While something waits to be lent, nothing else is taken."""
-        if self._ready:
+        if self._ready or self.alone:
             return ()
         if self._returned:
             returned, self._returned = self._returned, []
@@ -174,7 +174,7 @@ class Member:
         wait = max((deadline if due is None else min(deadline, due)) - now, 0.001)
         try:
             async with asyncio.timeout(None) as self._patience:
-                if self._ready:  # suspects: until nothing is out
+                if self._ready or self.alone:  # suspects: until nothing is out
                     await self._broker.clock.sleep(min(wait, 0.05))
                     return ()
                 return await self._from_line(limit, wait)
@@ -336,7 +336,7 @@ class Member:
         if self._suspects:
             for each in deliveries:
                 self._suspects.pop(each.receipt, None)
-        if self._ready:
+        if self._ready or self._alone:
             self._wake()
 
     def _settle(self, deliveries: Sequence[Delivery]) -> None:

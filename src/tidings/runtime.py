@@ -50,13 +50,30 @@ class Runtime:
         return load(**{**app.settings, **{name: value for name, value in self._settings.items() if value is not None}})
 
     async def open(self) -> None:
-        """Connect and join every handler's group. Raises a DefinitionError or BrokerError."""
+        """Connect and join every handler's group when the servers are there. Raises a DefinitionError or BrokerError.
+
+        Tries again with full jitter, about once a second; with `fail_fast` it raises Unreachable at once.
+        """
+        while True:
+            try:
+                await self._open()
+            except Unreachable as error:
+                await self.close()
+                self.workers.clear()
+                if any(self.config_of(app).fail_fast for app in self.apps):
+                    raise
+                log.warning("waits for its broker: %s", error)
+                await self.apps[0].clock.sleep(WAIT * (0.5 + self.apps[0].clock.random()))
+            else:
+                return
+
+    async def _open(self) -> None:
         configs = [self.config_of(app) for app in self.apps]
         for app, config in zip(self.apps, configs, strict=True):
             at = (config.broker, config.store)
             if at not in self._connections:
                 connection = self._connecting(_shared(config, configs), app.clock)
-                await _patiently(connection, config, app.clock)
+                await connection.open()
                 self._connections[at] = connection
             await app.open(self._connections[at], config)
         for app in self.apps:
@@ -112,20 +129,6 @@ async def _unless(stop: asyncio.Event, doing: Coroutine[Any, Any, None]) -> bool
         stopping.cancel()
         task.cancel()
         await asyncio.wait([task])
-
-
-async def _patiently(connection: Connection, config: Config, clock: Clock) -> None:
-    """Connect, as soon as the server is there; with full jitter, at most about once a second."""
-    while True:
-        try:
-            await connection.open()
-        except Unreachable as error:
-            if config.fail_fast:
-                raise
-            log.warning("waits for its broker: %s", error)
-            await clock.sleep(WAIT * (0.5 + clock.random()))
-        else:
-            return
 
 
 async def serve(

@@ -20,7 +20,7 @@ from tidings.chaos.site import Blow, Look
 from tidings.clock import Clock
 from tidings.config import Config
 from tidings.connect import Connection, connect
-from tidings.errors import BrokerError, ConfigError
+from tidings.errors import BrokerError, ConfigError, Unreachable
 from tidings.linked import Linked
 from tidings.stores.sqlite import SqliteStore
 
@@ -144,7 +144,15 @@ class Remote:
     def dead(self) -> Iterable[tuple[str, str, int]]:
         """See Site.dead."""
         assert self._thread is not None
-        return [letter for handler in HEARS for letter in self._thread.run(self._letters(f"{NAME}.{handler}"))]
+        return [letter for handler in HEARS for letter in self._thread.run(self._patiently(f"{NAME}.{handler}"))]
+
+    async def _patiently(self, handler: str) -> list[tuple[str, str, int]]:
+        """Its dead letters, also where the connection has to be made anew."""
+        while True:
+            try:
+                return await self._letters(handler)
+            except Unreachable:
+                await asyncio.sleep(EMPTY)
 
     async def _letters(self, handler: str) -> list[tuple[str, str, int]]:
         assert self._connection is not None

@@ -1,32 +1,26 @@
 """Apache Kafka keeps the contract: with a store beside it all of it, without one all but what needs one."""
 
-import contextlib
 import itertools
-from collections.abc import AsyncGenerator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from _pytest.mark import ParameterSet
 
-from tidings.broker import Broker
+from tests.brokers.linked_site import LEASE, LinkedSite, with_a_store
 from tidings.brokers.kafka import KafkaLink
-from tidings.brokers.sqlite import SqliteBroker
 from tidings.clock import Clock
 from tidings.dev import Kafka
 from tidings.embedded.database import Database
-from tidings.linked import Linked
+from tidings.store import Store
 from tidings.storeless import Storeless
 from tidings.stores.sqlite import SqliteStore
 from tidings.testing import contract
 from tidings.testing.contract import Check, Server
 
-LIMIT = 1 << 19
-LEASE = 2.0
+NUMBERS = itertools.count(1)
 FOREVER = float("inf")
 """Records of checks have times long past, by which Kafka would delete them."""
-WITHOUT = contract.checks(KafkaLink.features)
-WITH = contract.checks(SqliteBroker.features)
-NUMBERS = itertools.count(1)
 TWICE = {"an_id_is_kept_once", "a_publish_may_be_cancelled"}
 """Kafka keeps twice what is published twice: the inbox finds it out, where a view sees both."""
 
@@ -36,51 +30,27 @@ def cases(checks: list[Check]) -> list[ParameterSet]:
     return [pytest.param(check, id=check.name, marks=marks if check.name in TWICE else ()) for check in checks]
 
 
-class Place:
-    """A prefix of its own on the server, and a file for the store."""
-
-    def __init__(self, server: Kafka, folder: Path, *, keeps: bool) -> None:
-        self.url = f"{server.url}?prefix=contract{next(NUMBERS)}.&partitions=4&partitioner=murmur2"
-        self.rows = Database(folder / "store.db") if keeps else None
-        self.clock = Clock()
-
-    @contextlib.asynccontextmanager
-    async def connect(self) -> AsyncGenerator[Broker]:
-        store = Storeless() if self.rows is None else SqliteStore(self.rows)
-        await store.open()
-        broker = Linked(KafkaLink(self.url, self.clock, lease=LEASE, keep=FOREVER), store, self.clock, limit=LIMIT)
-        await broker.open()
-        try:
-            yield broker
-        finally:
-            await broker.close()
-            await store.close()
-
-    @contextlib.asynccontextmanager
-    async def store(self, broker: Broker) -> AsyncGenerator[SqliteStore]:
-        assert isinstance(broker, Linked)
-        assert isinstance(broker.store, SqliteStore)
-        yield broker.store
-
-    async def silence(self, broker: Broker) -> None:
-        """It polls no more, so that librdkafka takes it for dead and leaves after `max.poll.interval.ms`."""
-        assert isinstance(broker, Linked)
-        assert isinstance(broker.link, KafkaLink)
-        for line in broker.link._lines:
-            line._pump.silent = True
-
-    def server(self) -> Server:
-        return Server(
-            connect=self.connect, clock=self.clock, lease=2 * LEASE, silence=self.silence, store=self.store, delay=2.0,
-            largest=LIMIT, too_large=LIMIT + 1,
-        )  # fmt: skip
+async def silence(link: KafkaLink) -> None:
+    """It polls no more, so that librdkafka takes it for dead and leaves after `max.poll.interval.ms`."""
+    for line in link._lines:
+        line._pump.silent = True
 
 
-@pytest.mark.parametrize("check", cases(WITHOUT))
-async def test_the_contract_without_a_store(check: Check, kafka_server: Kafka, tmp_path: Path) -> None:
-    await check.run(Place(kafka_server, tmp_path, keeps=False).server())
+def site(server: Kafka, store: Callable[[], Store]) -> Server:
+    """A prefix of its own on the server."""
+    url = f"{server.url}?prefix=contract{next(NUMBERS)}.&partitions=4&partitioner=murmur2"
+    return LinkedSite(
+        lambda: KafkaLink(url, Clock(), lease=LEASE, keep=FOREVER), store, silence, lease=2 * LEASE
+    ).server()
 
 
-@pytest.mark.parametrize("check", cases(WITH))
+@pytest.mark.slow
+@pytest.mark.parametrize("check", cases(contract.checks(KafkaLink.features)))
+async def test_the_contract_without_a_store(check: Check, kafka_server: Kafka) -> None:
+    await check.run(site(kafka_server, Storeless))
+
+
+@pytest.mark.parametrize("check", cases(with_a_store(KafkaLink.features)))
 async def test_the_contract_with_a_store(check: Check, kafka_server: Kafka, tmp_path: Path) -> None:
-    await check.run(Place(kafka_server, tmp_path, keeps=True).server())
+    rows = Database(tmp_path / "store.db")
+    await check.run(site(kafka_server, lambda: SqliteStore(rows)))

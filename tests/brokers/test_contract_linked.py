@@ -1,71 +1,57 @@
 """What the engine adds to a link keeps the contract: with a store all of it, without one all but what needs one."""
 
-import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.brokers.embedded_link import EmbeddedLink
+from tests.brokers.linked_site import LinkedSite, with_a_store
 from tests.brokers.test_contract_sqlite import FastClock
-from tidings.broker import Broker
 from tidings.brokers.sqlite import SqliteBroker
+from tidings.clock import Clock
 from tidings.embedded.database import Database
-from tidings.linked import Linked
+from tidings.pg.database import Database as Postgres
+from tidings.store import Store
 from tidings.storeless import Storeless
+from tidings.stores.postgres import PostgresStore
 from tidings.stores.sqlite import SqliteStore
 from tidings.testing import contract
 from tidings.testing.contract import Check, Server
 
-LIMIT = 1 << 20
 WITHOUT = contract.checks(EmbeddedLink.features)
-WITH = contract.checks(SqliteBroker.features)
+WITH = with_a_store(EmbeddedLink.features)
 
 
-class Pair:
-    """Two files: the log of the link, and the store."""
+async def silence(link: EmbeddedLink) -> None:
+    """What it lends and renews comes from its housekeeping: without that it is as good as dead."""
+    link.broker._housekeeper.cancel()
 
-    def __init__(self, folder: Path, *, keeps: bool) -> None:
-        self.log = Database(folder / "log.db")
-        self.rows = Database(folder / "store.db") if keeps else None
-        self.clock = FastClock()
 
-    @contextlib.asynccontextmanager
-    async def connect(self) -> AsyncGenerator[Broker]:
-        link = EmbeddedLink(SqliteBroker(self.log, self.clock, lease=60.0, keep=float("inf")))
-        store = Storeless() if self.rows is None else SqliteStore(self.rows)
-        await store.open()
-        broker = Linked(link, store, self.clock, limit=LIMIT)
-        await broker.open()
-        try:
-            yield broker
-        finally:
-            await broker.close()
-            await store.close()
+def site(folder: Path, store: Callable[[], Store], delay: float = 10.0) -> Server:
+    clock = FastClock()
+    log = Database(folder / "log.db", durable=False)
 
-    @contextlib.asynccontextmanager
-    async def store(self, broker: Broker) -> AsyncGenerator[SqliteStore]:
-        assert isinstance(broker, Linked)
-        assert isinstance(broker.store, SqliteStore)
-        yield broker.store
+    def link() -> EmbeddedLink:
+        return EmbeddedLink(SqliteBroker(log, clock, lease=60.0, keep=float("inf")))
 
-    async def silence(self, broker: Broker) -> None:
-        assert isinstance(broker, Linked)
-        assert isinstance(broker.link, EmbeddedLink)
-        broker.link.broker._housekeeper.cancel()
-
-    def server(self) -> Server:
-        return Server(
-            connect=self.connect, clock=self.clock, lease=60.0, silence=self.silence, store=self.store, delay=10.0,
-            largest=LIMIT, too_large=LIMIT + 1,
-        )  # fmt: skip
+    return LinkedSite(link, store, silence, clock=clock, lease=60.0, delay=delay).server()
 
 
 @pytest.mark.parametrize("check", WITHOUT, ids=lambda check: check.name)
 async def test_the_contract_without_a_store(check: Check, tmp_path: Path) -> None:
-    await check.run(Pair(tmp_path, keeps=False).server())
+    await check.run(site(tmp_path, Storeless))
 
 
 @pytest.mark.parametrize("check", WITH, ids=lambda check: check.name)
 async def test_the_contract_with_a_store(check: Check, tmp_path: Path) -> None:
-    await check.run(Pair(tmp_path, keeps=True).server())
+    rows = Database(tmp_path / "store.db")
+    await check.run(site(tmp_path, lambda: SqliteStore(rows)))
+
+
+@pytest.mark.parametrize(
+    "check",
+    [pytest.param(check, id=check.name, marks=pytest.mark.slow if check in WITHOUT else ()) for check in WITH],
+)
+async def test_the_contract_with_a_store_in_postgresql(check: Check, tmp_path: Path, empty_database: str) -> None:
+    await check.run(site(tmp_path, lambda: PostgresStore(Postgres(empty_database, Clock())), delay=20.0))

@@ -1,82 +1,49 @@
 """NATS JetStream keeps the contract: with a store beside it all of it, without one all but what needs one."""
 
-import contextlib
 import itertools
-from collections.abc import AsyncGenerator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tidings.broker import Broker
+from tests.brokers.linked_site import LEASE, LinkedSite, with_a_store
 from tidings.brokers.nats import NatsLink
-from tidings.brokers.sqlite import SqliteBroker
 from tidings.clock import Clock
 from tidings.dev import Nats
 from tidings.embedded.database import Database
 from tidings.jetstream.line import GroupLine
-from tidings.linked import Linked
+from tidings.store import Store
 from tidings.storeless import Storeless
 from tidings.stores.sqlite import SqliteStore
 from tidings.testing import contract
 from tidings.testing.contract import Check, Server
 
-LIMIT = 1 << 19
-LEASE = 2.0
-WITHOUT = contract.checks(NatsLink.features)
-WITH = contract.checks(SqliteBroker.features)
 NUMBERS = itertools.count(1)
 
 
-class Place:
-    """A prefix of its own on the server, and a file for the store."""
-
-    def __init__(self, server: Nats, folder: Path, *, keeps: bool) -> None:
-        self.url = f"{server.url}?prefix=contract{next(NUMBERS)}"
-        self.rows = Database(folder / "store.db") if keeps else None
-        self.clock = Clock()
-
-    @contextlib.asynccontextmanager
-    async def connect(self) -> AsyncGenerator[Broker]:
-        store = Storeless() if self.rows is None else SqliteStore(self.rows)
-        await store.open()
-        broker = Linked(NatsLink(self.url, self.clock, lease=LEASE), store, self.clock, limit=LIMIT)
-        await broker.open()
-        try:
-            yield broker
-        finally:
-            await broker.close()
-            await store.close()
-
-    @contextlib.asynccontextmanager
-    async def store(self, broker: Broker) -> AsyncGenerator[SqliteStore]:
-        assert isinstance(broker, Linked)
-        assert isinstance(broker.store, SqliteStore)
-        yield broker.store
-
-    async def silence(self, broker: Broker) -> None:
-        """As a kill does: the connection ends, no sign of life comes any more and nothing is given back."""
-        assert isinstance(broker, Linked)
-        assert isinstance(broker.link, NatsLink)
-        connection = broker.link._connection
-        for line in list(connection.users):
-            if isinstance(line, GroupLine) and line._steward is not None:
-                line._steward.cancel()
-        wire = connection.wire()
-        connection._opened = False
-        await wire.hang_up()
-
-    def server(self) -> Server:
-        return Server(
-            connect=self.connect, clock=self.clock, lease=LEASE, silence=self.silence, store=self.store, delay=2.0,
-            largest=LIMIT, too_large=LIMIT + 1,
-        )  # fmt: skip
+async def silence(link: NatsLink) -> None:
+    """As a kill does: the connection ends, no sign of life comes any more and nothing is given back."""
+    connection = link._connection
+    for line in list(connection.users):
+        if isinstance(line, GroupLine) and line._steward is not None:
+            line._steward.cancel()
+    wire = connection.wire()
+    connection._opened = False
+    await wire.hang_up()
 
 
-@pytest.mark.parametrize("check", WITHOUT, ids=lambda check: check.name)
-async def test_the_contract_without_a_store(check: Check, nats_server: Nats, tmp_path: Path) -> None:
-    await check.run(Place(nats_server, tmp_path, keeps=False).server())
+def site(server: Nats, store: Callable[[], Store]) -> Server:
+    """A prefix of its own on the server."""
+    url = f"{server.url}?prefix=contract{next(NUMBERS)}"
+    return LinkedSite(lambda: NatsLink(url, Clock(), lease=LEASE), store, silence, lease=LEASE).server()
 
 
-@pytest.mark.parametrize("check", WITH, ids=lambda check: check.name)
+@pytest.mark.parametrize("check", contract.checks(NatsLink.features), ids=lambda check: check.name)
+async def test_the_contract_without_a_store(check: Check, nats_server: Nats) -> None:
+    await check.run(site(nats_server, Storeless))
+
+
+@pytest.mark.parametrize("check", with_a_store(NatsLink.features), ids=lambda check: check.name)
 async def test_the_contract_with_a_store(check: Check, nats_server: Nats, tmp_path: Path) -> None:
-    await check.run(Place(nats_server, tmp_path, keeps=True).server())
+    rows = Database(tmp_path / "store.db")
+    await check.run(site(nats_server, lambda: SqliteStore(rows)))

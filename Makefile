@@ -5,6 +5,9 @@ RUNS   ?= 1
 SEEDS  ?= 10000
 ARGS   ?=
 
+# Tests wait more than they work: for leases, for servers. The tests of a file stay together, and share their servers.
+PARALLEL ?= 3
+
 BIN   := .venv/bin
 READY := .venv/.ready
 
@@ -25,7 +28,7 @@ servers: $(READY)  ## what real servers need: root gets RabbitMQ by apt-get, eve
 # A test of a server that is missing is skipped, with the reason; with CI=true it fails.
 test: $(READY)  ## all tests, a short crash run among them; ARGS="-k name" passes flags on
 	@$(BIN)/tidings dev install || true
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(PARALLEL) --dist loadfile $(ARGS)
 
 check: $(READY)  ## lint, format, types
 	$(BIN)/ruff check

@@ -40,6 +40,7 @@ def test_a_process_that_has_ended_is_dead() -> None:
         (f"/{PID}//n", False),  # where nothing is known of machines
         (f"{MACHINE}/{PID}//n", False),
     ],
+    ids=["its number is used again", "another boot", "a container", "no machine", "no start"],
 )
 def test_only_who_is_surely_gone_is_dead(name: str, dead: bool) -> None:
     assert Process.dead(name) is dead

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import socket
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -80,7 +81,7 @@ async def test_nothing_acknowledged_is_lost_when_the_server_is_killed_twice(
                     await broker.publish([record(id)])
                     acknowledged.add(id)
                     turn += 1
-                await asyncio.sleep(0.002)
+                await asyncio.sleep(0.0003)
 
         async def consume() -> None:
             while True:
@@ -333,3 +334,23 @@ async def test_text_that_postgresql_cannot_hold_is_refused_alone(empty_database:
             return_exceptions=True,
         )  # fmt: skip
         assert [type(result) for result in results] == [type(None), InvalidEvent, type(None)]
+
+
+@pytest.mark.filterwarnings("error")
+async def test_a_connection_that_is_given_up_while_it_is_made_is_closed(empty_database: str) -> None:
+    database = Database(empty_database, Clock())
+    connected = False
+    steps = 0
+    while not connected:
+        task = asyncio.create_task(database.connect_async())
+        for _ in range(steps):
+            await asyncio.sleep(0.0003)
+        connected = not task.cancel()
+        if connected:
+            await task.result().close()
+        else:
+            await asyncio.wait([task])
+        steps += 1
+        database = Database(empty_database, Clock())
+    gc.collect()  # one that was left open says so, and is an error
+    assert steps > 1

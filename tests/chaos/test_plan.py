@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from tidings.chaos.embedded import Embedded
-from tidings.chaos.plan import PLACES, Plan, happening, republished
+from tidings.chaos.plan import ON_BROKER, PLACES, Plan, happening, republished
 from tidings.chaos.profile import check, load, shipped
+from tidings.chaos.remote import Remote
 from tidings.errors import ConfigError
 
 EVERYWHERE = PLACES | Embedded.places
@@ -43,10 +44,16 @@ def test_the_keys_of_an_event_belong_to_one_publisher() -> None:
     assert all(len(publishers) == 1 for publishers in owners.values())
 
 
+async def nothing() -> None:
+    """A fault of a server, of which there is none here."""
+
+
 @pytest.mark.parametrize("name", shipped())
 def test_a_shipped_profile_can_be_used(name: str, tmp_path: Path) -> None:
     plan = load(name)
-    check(plan, Embedded(f"sqlite:{tmp_path / 'tidings.db'}"))
+    store = f"sqlite:{tmp_path / 'tidings.db'}"
+    server = Remote("nats://127.0.0.1:4222", store, faults=dict.fromkeys(ON_BROKER, nothing))
+    check(plan, server if plan.faults.keys() & ON_BROKER else Embedded(store))
     assert plan.profile == name
     assert plan.planned(EVERYWHERE)
 

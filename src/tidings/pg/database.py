@@ -205,12 +205,13 @@ class Database:
         try:
             cursor = await connection.execute(SETTLED, self._settings(durable=False), binary=True)
             self._check(await cursor.fetchone() or ())
-        except psycopg.Error as error:
+        except BaseException as error:
             await connection.close()
-            raise self._failed(named(error, self.name)) from error
-        except StorageError as problem:
-            await connection.close()
-            raise self._failed(problem) from None
+            if isinstance(error, psycopg.Error):
+                raise self._failed(named(error, self.name)) from error
+            if isinstance(error, StorageError):
+                raise self._failed(error) from None
+            raise
         return connection
 
     def _conninfo(self) -> str:

@@ -27,6 +27,8 @@ class Feature(enum.Flag):
     """A record with `due` and a `nack` with a delay come when they are due."""
     ATOMIC = enum.auto()
     """`publish` and `ack` can join a transaction of the store on the same database."""
+    UNIQUE = enum.auto()
+    """Publishing an id to a topic again changes nothing, for as long as the topic (or the server's window) is kept."""
 
 
 class Start(enum.Enum):
@@ -40,8 +42,8 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     """What is published: bytes under a topic, with the attributes of CloudEvents 1.0.
 
     `key` is the unit of order, None for none. `time` and `due` are seconds since the epoch; a record with `due` is
-    delivered to nobody before. Publishing the same `id` to the same topic twice keeps it once, for as long as the
-    topic is kept. `headers` hold the other attributes (source, correlationid, traceparent, ...) as text.
+    delivered to nobody before. Where UNIQUE, publishing the same `id` to the same topic twice keeps it once. `headers`
+    hold the other attributes (source, correlationid, traceparent, ...) as text.
     """
 
     topic: str

@@ -23,7 +23,7 @@ class EmbeddedLine:
 class EmbeddedLink:
     """See Link."""
 
-    features = Feature.DURABLE | Feature.ORDERED | Feature.REPLAY
+    features = Feature.DURABLE | Feature.ORDERED | Feature.REPLAY | Feature.UNIQUE
     limit = None
 
     def __init__(self, broker: SqliteBroker) -> None:

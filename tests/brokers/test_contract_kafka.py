@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from _pytest.mark import ParameterSet
 
 from tests.brokers.linked_site import LEASE, LinkedSite, with_a_store
 from tidings.brokers.kafka import KafkaLink
@@ -21,13 +20,6 @@ from tidings.testing.contract import Check, Server
 NUMBERS = itertools.count(1)
 FOREVER = float("inf")
 """Records of checks have times long past, by which Kafka would delete them."""
-TWICE = {"an_id_is_kept_once", "a_publish_may_be_cancelled"}
-"""Kafka keeps twice what is published twice: the inbox finds it out, where a view sees both."""
-
-
-def cases(checks: list[Check]) -> list[ParameterSet]:
-    marks = pytest.mark.xfail(reason="Kafka keeps an id as often as it is published", strict=True)
-    return [pytest.param(check, id=check.name, marks=marks if check.name in TWICE else ()) for check in checks]
 
 
 async def silence(link: KafkaLink) -> None:
@@ -45,12 +37,12 @@ def site(server: Kafka, store: Callable[[], Store]) -> Server:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("check", cases(contract.checks(KafkaLink.features)))
+@pytest.mark.parametrize("check", contract.checks(KafkaLink.features), ids=lambda check: check.name)
 async def test_the_contract_without_a_store(check: Check, kafka_server: Kafka) -> None:
     await check.run(site(kafka_server, Storeless))
 
 
-@pytest.mark.parametrize("check", cases(with_a_store(KafkaLink.features)))
+@pytest.mark.parametrize("check", with_a_store(KafkaLink.features), ids=lambda check: check.name)
 async def test_the_contract_with_a_store(check: Check, kafka_server: Kafka, tmp_path: Path) -> None:
     rows = Database(tmp_path / "store.db")
     await check.run(site(kafka_server, lambda: SqliteStore(rows)))

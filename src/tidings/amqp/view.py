@@ -21,8 +21,6 @@ from tidings.clock import Clock
 from tidings.errors import BrokerError, Closed
 
 WINDOW = 512
-MEMORY = 10_000
-"""How many ids a view remembers, so that what was published twice is seen once."""
 
 
 class Sight(Channel):
@@ -62,7 +60,6 @@ class View:
         self._sights: list[Sight] = []
         self._receipts = itertools.count(1)
         self._news = asyncio.Event()
-        self._seen: dict[tuple[str, str], None] = {}
         self._closed = False
 
     async def open(self) -> None:
@@ -98,19 +95,10 @@ class View:
                 record = content.record(sight.topic, header, body, "")
                 if not record.id:
                     record = msgspec.structs.replace(record, id=self._clock.id())
-                if self._is_new((sight.topic, record.id)):
-                    taken.append(Delivery(record, 1, next(self._receipts)))
+                taken.append(Delivery(record, 1, next(self._receipts)))
             if last:
                 sight.acknowledge(last)
         return taken
-
-    def _is_new(self, place: tuple[str, str]) -> bool:
-        if place in self._seen:
-            return False
-        self._seen[place] = None
-        if len(self._seen) > MEMORY:
-            del self._seen[next(iter(self._seen))]
-        return True
 
     async def _again(self) -> None:
         """Begin anew after an outage."""

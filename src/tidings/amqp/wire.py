@@ -86,7 +86,7 @@ class Wire(Connection, asyncio.Protocol):
         self._loop.call_soon_threadsafe(callback)
 
     def _adapter_connect_stream(self) -> None:
-        raise NotImplementedError("the stream is connected by asyncio")
+        raise RuntimeError("pika is not to connect by itself: internal_connection_workflow is False")
 
     def _adapter_disconnect_stream(self) -> None:
         if self._transport is not None:

@@ -40,7 +40,7 @@ METADATA = "tidings-parts"
 class NatsLink:
     """See Link. `keep` is for how many seconds topics that are made keep records; None for ever."""
 
-    features = Feature.DURABLE | Feature.ORDERED | Feature.REPLAY
+    features = Feature.DURABLE | Feature.ORDERED | Feature.REPLAY | Feature.UNIQUE
 
     def __init__(self, url: str, clock: Clock, *, lease: float = LEASE, keep: float | None = None) -> None:
         self._address = address.parse(url)

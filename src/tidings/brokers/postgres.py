@@ -77,7 +77,7 @@ class PostgresBroker:
     unless a transaction publishes it: that must be able to bury what is there.
     """
 
-    features = Feature.DURABLE | Feature.ORDERED | Feature.REPLAY | Feature.DELAY | Feature.ATOMIC
+    features = Feature.DURABLE | Feature.ORDERED | Feature.REPLAY | Feature.DELAY | Feature.ATOMIC | Feature.UNIQUE
 
     def __init__(
         self,

@@ -42,7 +42,7 @@ TRIM_EVERY = 60.0
 class RedisLink:
     """See Link. `keep` is for how many seconds topics keep what all groups have done: a week, or `inf` for ever."""
 
-    features = Feature.DURABLE | Feature.ORDERED | Feature.REPLAY
+    features = Feature.DURABLE | Feature.ORDERED | Feature.REPLAY | Feature.UNIQUE
 
     def __init__(self, url: str, clock: Clock, *, lease: float = LEASE, keep: float | None = None) -> None:
         self._address = address.parse(url)

@@ -119,7 +119,7 @@ class SqliteBroker:
     unless a transaction publishes it: that must be able to bury what is there.
     """
 
-    features = Feature.DURABLE | Feature.ORDERED | Feature.REPLAY | Feature.DELAY | Feature.ATOMIC
+    features = Feature.DURABLE | Feature.ORDERED | Feature.REPLAY | Feature.DELAY | Feature.ATOMIC | Feature.UNIQUE
     new_process: Callable[[str], Process] = Process  # a simulation has its own
 
     def __init__(

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from typing import Any
 
-from tidings.broker import Broker, Delivery, Start, Subscription
+from tidings.broker import Broker, Delivery, Feature, Start, Subscription
 from tidings.testing.checks.server import (
     GROUP,
     TOPIC,
@@ -85,7 +85,7 @@ def points() -> Iterator[tuple[int, bool, str]]:
             yield step, late, f"s{step:02}{'l' if late else 'e'}"
 
 
-@check()
+@check(Feature.UNIQUE)
 async def a_publish_may_be_cancelled(server: Server) -> None:
     """Then it happened or it did not; publishing the same again is safe and leaves it once."""
     async with server.connect() as broker:

@@ -119,7 +119,7 @@ async def publishers_do_not_disturb_each_other(server: Server) -> None:
             expect(ids(mine), ids(numbered(10, prefix=f"p{number:02}-")), "the order of a key")
 
 
-@check()
+@check(Feature.UNIQUE)
 async def an_id_is_kept_once(server: Server) -> None:
     """Publishing an id to a topic again, in one call, later or elsewhere, changes nothing; another topic is another."""
     async with server.connect() as one, server.connect() as other:

@@ -125,6 +125,14 @@ def test_a_file_without_events_or_that_is_not_there_is_refused() -> None:
         Known([app]).recording(Path("nowhere"), lambda count: None)
 
 
+def test_a_class_of_another_module_with_that_name_says_nothing_about_these_apps() -> None:
+    class Elsewhere(Event, name="count.moved", key="other"):
+        other: str
+
+    stream = Known([app]).sample("count.moved", '{"number": 3}', keys=2, field=None)
+    assert [record.key for record in stream.records] == ["3", "4"]
+
+
 def test_a_sample_varies_by_its_key() -> None:
     known = Known([app])
     stream = known.sample("order.placed", '{"order_id": "o", "total": 3}', keys=3, field=None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import importlib
 import itertools
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -63,7 +64,7 @@ class Line(msgspec.Struct):
 
 
 class Known:
-    """The event classes that this program knows: those that handlers take, and those that say a key."""
+    """The event classes that these apps know: those that handlers take, and those beside the handlers that say a key."""
 
     def __init__(self, apps: Sequence[App]) -> None:
         self.apps = apps
@@ -73,7 +74,7 @@ class Known:
                 for source in handler.sources:
                     if not isinstance(source, str):
                         self.taken.setdefault(contract_of(source).name, []).append(source)
-        self.keyed = {contract.name: contract for contract in _contracts(Event) if contract.key is not None}
+        self.keyed = {contract.name: contract for contract in _contracts(apps) if contract.key is not None}
 
     def record(self, line: Line) -> Record:
         """What is published for a line. Raises InvalidEvent, which names what does not fit."""
@@ -160,11 +161,13 @@ class Known:
         return Stream(records)
 
 
-def _contracts(cls: type[Event]) -> Iterator[Contract]:
-    for child in cls.__subclasses__():
-        if "__contract__" in child.__dict__:
-            yield contract_of(child)
-        yield from _contracts(child)
+def _contracts(apps: Sequence[App]) -> Iterator[Contract]:
+    """Those of the classes that stand in the modules of the handlers. Another module may mean another event."""
+    modules = {handler.function.__module__ for app in apps for handler in app.handlers.values()}
+    for name in sorted(modules):
+        for value in vars(sys.modules.get(name, object)).values():
+            if isinstance(value, type) and issubclass(value, Event) and "__contract__" in value.__dict__:
+                yield contract_of(value)
 
 
 def _key(data: Any, contract: Contract) -> str | None:

@@ -64,7 +64,7 @@ class Line(msgspec.Struct):
 
 
 class Known:
-    """The event classes that these apps know: those that handlers take, and those beside the handlers that say a key."""
+    """The event classes of these apps: those that handlers take, and those beside the handlers that say a key."""
 
     def __init__(self, apps: Sequence[App]) -> None:
         self.apps = apps

@@ -13,6 +13,7 @@ import pytest
 from tests.running import rows, settled, url
 from tidings import App, Delivery, Event, HandlerTimeout, ItemsFailed, Record, Retry, Start, Tx
 from tidings.dead import topic_of
+from tidings.embedded import database
 
 
 class Placed(Event, name="order.placed", key="order"):
@@ -381,6 +382,33 @@ async def test_sql_and_messages_are_kept_together_or_not_at_all(app: App, tmp_pa
         await settled(app)
     assert rows(tmp_path, "SELECT number FROM sales ORDER BY number") == [(0,), (1,), (3,), (4,)]
     assert sorted(heard) == ["0", "1", "3", "4"]
+
+
+@pytest.mark.parametrize("takes_list", [False, True])
+async def test_what_is_refused_at_the_commit_is_the_failure_of_its_event(
+    app: App, tmp_path: Path, takes_list: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "PRAGMAS", f"{database.PRAGMAS} PRAGMA foreign_keys=ON;")  # some builds have it so
+
+    def write(event: Placed, db: sqlite3.Connection) -> None:
+        db.execute("CREATE TABLE IF NOT EXISTS sale (number INTEGER PRIMARY KEY, of INTEGER REFERENCES sale DEFERRABLE "
+                   "INITIALLY DEFERRED)")  # fmt: skip
+        db.execute("INSERT INTO sale VALUES (?, ?)", (event.number, 7 if event.number == 2 else None))
+
+    def many(events: list[Placed], db: sqlite3.Connection) -> None:
+        for event in events:
+            write(event, db)
+
+    app.on(Placed, name="book", retry=SOON)(many if takes_list else write)
+    async with app.running():
+        app.worker("book").pause()
+        await app.publish(*(Placed(order=str(n), number=n) for n in range(5)))
+        app.worker("book").resume()
+        await settled(app)
+        (letter,) = await dead_letters(app, "book")
+    assert letter.value == b'{"order":"2","number":2}'
+    assert letter.headers["deaderror"].endswith("CommitRefused")
+    assert rows(tmp_path, "SELECT number FROM sale ORDER BY number") == [(0,), (1,), (3,), (4,)]
 
 
 @pytest.mark.parametrize("ending", ["commit()", "rollback()", "COMMIT", "commit;", "END", "executescript"])

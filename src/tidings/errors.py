@@ -26,9 +26,11 @@
         |-- Unreachable           the server is not there just now; whoever calls again finds it when it is
         `-- StorageError          the database file
             |-- StorageBusy       another writer held the file for longer than the wait
+            |-- CommitRefused     what a handler wrote breaks a constraint that is checked at the commit
             |-- StorageFull       no space; goes on by itself when there is space again
             |-- StorageReadOnly   the file or its folder cannot be written
             |-- StorageBroken     corrupt, or an fsync failed: nothing more is written
+            |   `-- Moved         the events are with another broker now, which the message names
             |-- StorageForeign    the file is not a tidings database
             |-- StorageTooNew     the file was written by a newer tidings
             `-- StorageUnsafe     a place where the file cannot be kept safely (a network file system)
@@ -160,6 +162,13 @@ class StorageBusy(StorageError):
     """Another writer held the file for longer than the wait. Try again."""
 
 
+class CommitRefused(StorageError):
+    """A constraint that is checked only at the commit does not hold: nothing was kept, and nothing is by trying again.
+
+    Where a handler wrote it, that is the failure of its event.
+    """
+
+
 class StorageFull(StorageError):
     """No space is left. Nothing was kept of this; writing goes on by itself when there is space again."""
 
@@ -170,6 +179,10 @@ class StorageReadOnly(StorageError):
 
 class StorageBroken(StorageError):
     """The file is corrupt, or an fsync failed. Nothing more is written; see `tidings doctor`."""
+
+
+class Moved(StorageBroken):
+    """The events of the file are with another broker now, which the message names. Nothing more is published here."""
 
 
 class StorageForeign(StorageError):

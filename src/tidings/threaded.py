@@ -12,6 +12,7 @@ from tidings.chunk import LONG, Chunk, ChunkLane
 from tidings.codec import MISFITS
 from tidings.desk import Desk, Outcome
 from tidings.errors import (
+    CommitRefused,
     Fenced,
     Redo,
     StorageBroken,
@@ -183,11 +184,29 @@ class TransactionLane(ChunkLane):
             except Fenced as fenced:
                 chunk.done.clear()
                 chunk.failures[:] = [(delivery, fenced) for delivery, _ in chunk.items]
+            except CommitRefused as refused:
+                await self._refused(chunk, refused)
             except StorageError as error:
                 log.warning("%s waits for its database: %s", self.desk.bound.name, error)
                 await self.desk.clock.sleep(STORAGE_PAUSE)
                 continue
             return
+
+    async def _refused(self, chunk: Chunk, refused: CommitRefused) -> None:
+        """One of the events has written what cannot be committed: each in a transaction of its own, to find it."""
+        chunk.done.clear()
+        chunk.failures.clear()
+        if len(chunk.items) == 1:
+            chunk.failures.append((chunk.items[0][0], refused))
+            return
+        for item in chunk.one_by_one():
+            single = Chunk([item])
+            await self.run(single)
+            chunk.done += single.done
+            chunk.failures += single.failures
+            if single.failures and isinstance(fenced := single.failures[0][1], Fenced):
+                chunk.failures += [(delivery, fenced) for delivery, _ in chunk.left]
+                return
 
     def _call(self, chunk: Chunk, connection: Any) -> None:
         call = self.call_once if self.desk.bound.takes_list else self.call_each

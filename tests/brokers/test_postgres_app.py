@@ -15,8 +15,11 @@ import pytest
 
 from tests.brokers.postgres_shop import TABLES, Ordered, shop
 from tidings import App, Event, Retry, Tx
+from tidings.clock import Clock
+from tidings.pg.database import Database
 from tidings.runtime import Runtime
 from tidings.store import Table
+from tidings.stores.postgres import PostgresStore
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 40.0
@@ -123,6 +126,25 @@ async def test_a_handler_cannot_end_the_transaction(empty_database: str, stateme
         assert "TransactionEnded" in rows(empty_database, dead)[0][0]
 
 
+async def test_what_is_refused_at_the_commit_is_the_failure_of_its_event(empty_database: str) -> None:
+    run(empty_database, "CREATE TABLE done (id text UNIQUE DEFERRABLE INITIALLY DEFERRED)")
+    run(empty_database, "INSERT INTO done VALUES ('bad')")
+    app = App("jobs", broker=empty_database)
+    tries: list[str] = []
+
+    @app.on(Job, retry=Retry(times=1, first=0.01, at_once=0))
+    def work(job: Job, db: psycopg.Connection) -> None:
+        tries.append(job.id)
+        db.execute("INSERT INTO done VALUES (%s)", (job.id,))
+
+    async with running(app):
+        await app.publish(*(Job(id=id) for id in ("first", "bad", "last")))
+        await until(empty_database, "SELECT id FROM done ORDER BY id", [("bad",), ("first",), ("last",)])
+        dead = "SELECT headers FROM tidings.log WHERE headers LIKE '%CommitRefused%'"
+        await until(empty_database, f"SELECT count(*) FROM ({dead}) d", [(1,)])
+    assert tries.count("bad") >= 2
+
+
 SUMS = Table("sums", int)
 
 
@@ -136,6 +158,23 @@ def summing(name: str, url: str) -> App:
         tx.put(SUMS, "total", total + 1)
 
     return app
+
+
+async def test_what_has_read_a_transaction_that_is_discarded_meanwhile_is_run_again(empty_database: str) -> None:
+    store = PostgresStore(Database(empty_database, Clock()))
+    await store.open()
+    try:
+        first, second, third = store.begin(), store.begin(), store.begin()
+        first.put(SUMS, "total", 1)
+        assert store.finish(first)
+        second.put(SUMS, "total", await second.get(SUMS, "total", 0) + 1)
+        await third.get(SUMS, "other", 0)
+        store.discard(first)
+        assert not store.finish(second)  # or the next one would build on it, be doomed as well, and so on for ever
+        assert store.finish(third)
+        assert await store.begin().get(SUMS, "total", 0) == 0
+    finally:
+        await store.close()
 
 
 async def test_apps_do_not_overwrite_what_others_have_written(empty_database: str) -> None:

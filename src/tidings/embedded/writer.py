@@ -22,7 +22,7 @@ import msgspec
 
 from tidings import failpoint
 from tidings.embedded.database import Connection, Database, named
-from tidings.errors import Closed, StorageBroken, StorageBusy, StorageError, TidingsError
+from tidings.errors import Closed, CommitRefused, StorageBroken, StorageBusy, StorageError, TidingsError
 
 try:
     import fcntl
@@ -197,6 +197,13 @@ class Writer:
         try:
             self._connection = self._connection or self._connect()
             self._transaction(self._connection, jobs)
+        except sqlite3.IntegrityError as error:  # of the commit: a deferred constraint, which one of them breaks
+            if len(jobs) == 1:
+                self._fail(jobs, CommitRefused(f"{self._database.path}: {error}, which is checked at the commit."))
+                return
+            for job in jobs:
+                job.error = None
+                self.work([job])
         except sqlite3.Error as error:
             self._fail(jobs, named(error, self._database.path))
         except BaseException as error:  # noqa: BLE001 - a thread that died would leave every publisher waiting

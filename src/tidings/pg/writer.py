@@ -19,10 +19,11 @@ from typing import Any
 
 import msgspec
 import psycopg
+from psycopg import errors
 from psycopg.pq import TransactionStatus
 
 from tidings import failpoint
-from tidings.errors import Closed, StorageBroken, StorageBusy, StorageError, TidingsError
+from tidings.errors import Closed, CommitRefused, StorageBroken, StorageBusy, StorageError, TidingsError
 from tidings.pg import log as records
 from tidings.pg.database import DEADLINE, Connection, Database, lost, named
 
@@ -40,6 +41,8 @@ HINT_EVERY = 0.005
 """Seconds between two hints to other processes."""
 DELAYED = 0
 """Stands for a topic where delayed records have come."""
+REFUSED = (errors.IntegrityError, errors.RaiseException, errors.DataError)
+"""What deferred constraints and their triggers say at a commit."""
 BEGIN = "BEGIN; SELECT pg_current_xact_id()::text"
 STATUS = "SELECT pg_xact_status(%s::xid8)"
 HINT = "BEGIN; SET LOCAL synchronous_commit = off; SELECT pg_notify('tidings', '{}'); COMMIT"
@@ -333,6 +336,8 @@ class Writer:
         failpoint.hit("committing")
         try:
             connection.run("COMMIT")
+        except REFUSED as error:
+            raise CommitRefused(f"{named(error, self._database.name)}, which is checked at the commit.") from error
         except psycopg.Error as error:
             if not (self._drop(error) and self._happened(xid)):
                 raise

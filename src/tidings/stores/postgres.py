@@ -50,16 +50,21 @@ Resource = Callable[[Any], AbstractContextManager[Any]]
 
 
 class PostgresTx:
-    """See Tx. `reads` are the stamps that must still hold, `writes` the encoded rows (None for a deleted one)."""
+    """See Tx. `reads` are the stamps that must still hold, `writes` the encoded rows (None for a deleted one).
 
-    __slots__ = ("_store", "ended", "reads", "stamp", "writes")
+    `upon` are the transactions whose rows it has read before they were committed.
+    """
+
+    __slots__ = ("_store", "discarded", "ended", "reads", "stamp", "upon", "writes")
 
     def __init__(self, store: PostgresStore) -> None:
         self._store = store
         self.reads: dict[Key, int] = {}
         self.writes: dict[Key, bytes | None] = {}
+        self.upon: list[PostgresTx] = []
         self.stamp = 0
         self.ended = False
+        self.discarded = False
 
     async def get(self, table: Table[Any], key: str, default: Any = None) -> Any:
         """See Tx.get."""
@@ -68,7 +73,12 @@ class PostgresTx:
         if at in self.writes:
             value = self.writes[at]
         else:
-            value, stamp = self._store.known(at) or await self._store.look(at)
+            known = self._store.known(at)
+            if known is None:
+                value, stamp = await self._store.look(at)
+            else:
+                value, stamp, tx = known
+                self.upon.append(tx)
             self.reads.setdefault(at, stamp)
         return default if value is None else msgspec.msgpack.decode(value, type=table.type)
 
@@ -260,10 +270,10 @@ class PostgresStore:
         serial = "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY"
         connection.execute(_ours(sql.format(serial=serial, bytes="BYTEA")).encode())
 
-    def known(self, at: Key) -> tuple[bytes | None, int] | None:
-        """A row as a transaction leaves it that has ended and is not committed yet, and its stamp."""
+    def known(self, at: Key) -> tuple[bytes | None, int, PostgresTx] | None:
+        """A row as a transaction leaves it that has ended and is not committed yet, its stamp, and which it is."""
         ahead = self._ahead.get(at)
-        return None if ahead is None else (ahead[0], ABSENT if ahead[0] is None else ahead[1])
+        return None if ahead is None else (ahead[0], ABSENT if ahead[0] is None else ahead[1], ahead[2])
 
     async def look(self, at: Key) -> tuple[bytes | None, int]:
         """A row as it is committed, and its stamp; all that is asked for in one turn of the loop is read at once."""
@@ -299,11 +309,14 @@ class PostgresStore:
             future.set_result(found.get(at, (None, ABSENT)))
 
     def finish(self, tx: Any) -> bool:
-        """See Store.finish."""
+        """See Store.finish. One that has read what was discarded meanwhile must not doom the next ones in its turn."""
         for at, stamp in tx.reads.items():
             known = self.known(at)
             if known is not None and known[1] != stamp:
                 return False
+        if any(other.discarded for other in tx.upon):
+            return False
+        tx.upon.clear()
         tx.ended = True
         if tx.writes:
             tx.stamp = next(self._stamps)
@@ -313,7 +326,7 @@ class PostgresStore:
 
     def discard(self, tx: Any) -> None:
         """See Store.discard. What others have built on its rows is doomed too: nobody is to see that any more."""
-        tx.ended = True
+        tx.ended = tx.discarded = True
         for at in tx.writes if tx.stamp else ():
             self._ahead.pop(at, None)
         tx.stamp = 0

@@ -8,7 +8,8 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src"
 LAYERS = [
-    {"errors", "message", "broker", "link", "store", "clock", "failpoint", "binding", "roster"},  # words and ports
+    {"errors", "message", "broker", "link", "store", "clock", "failpoint", "binding", "roster"}
+    | {"options"},  # words and ports
     {"codec", "schema"},  # wire
     {
         "handler",

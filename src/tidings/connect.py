@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from tidings.broker import Broker
 from tidings.clock import Clock
 from tidings.config import Config
 from tidings.errors import ConfigError
 from tidings.link import Link
+from tidings.options import Readers, divided, known, masked, seconds, yes
 from tidings.store import Store
 
 if TYPE_CHECKING:
@@ -26,13 +27,15 @@ class Scheme(NamedTuple):
 
 
 LINKS = {
-    "nats": Scheme("nats", "NatsLink", "nats"),
+    **dict.fromkeys(("nats", "tls"), Scheme("nats", "NatsLink", "nats")),
     "kafka": Scheme("kafka", "KafkaLink", "kafka"),
     **dict.fromkeys(("amqp", "amqps"), Scheme("rabbitmq", "RabbitLink", "rabbitmq")),
     **dict.fromkeys(("redis", "rediss", "valkey", "valkeys"), Scheme("redis", "RedisLink", "redis")),
 }
 """Servers that move records; the engine and a store supply what they lack."""
 POSTGRES = ("postgresql", "postgres")
+OPTIONS: Readers = {"lease": seconds, "durable": yes}
+"""Those of a database."""
 
 
 class Connection(NamedTuple):
@@ -67,30 +70,22 @@ def connect(config: Config, clock: Clock) -> Connection:
     are those of their clients, with options of ours beside theirs; see the guide of each.
     A server has the store that is named, or none.
     """
-    scheme, path, options = _split(config.broker)
+    scheme, path = _split(config.broker)
     if scheme in LINKS:
         return _linked(config, clock, LINKS[scheme])
     if scheme in POSTGRES:
         return _postgres(config, clock)
     if scheme not in ("sqlite", "memory"):
-        known = ", ".join(f"{name}://HOST" for name in [POSTGRES[0], *LINKS])
+        there = ", ".join(f"{name}://HOST" for name in [POSTGRES[0], *LINKS])
         raise ConfigError(
-            f"broker {redacted(config.broker)!r}: unknown scheme {scheme!r}; there are: sqlite:PATH, memory:, {known}"
+            f"broker {masked(config.broker)!r}: unknown scheme {scheme!r}; there are: sqlite:PATH, memory:, {there}"
         )
-    if config.store is not None and _split(config.store)[:2] != (scheme, path):
+    if config.store is not None and _split(config.store) != (scheme, path):
         raise ConfigError(
-            f"store {redacted(config.store)!r} is not the database of broker {config.broker!r}. The embedded broker "
+            f"store {masked(config.store)!r} is not the database of broker {config.broker!r}. The embedded broker "
             "settles state and messages in one commit, so both have to be one file: leave `store` out."
         )
-    return _embedded(config, clock, ":memory:" if scheme == "memory" else path, options)
-
-
-def redacted(url: str) -> str:
-    """The URL without its password."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", ":***@")).geturl()
+    return _embedded(config, clock, ":memory:" if scheme == "memory" else path)
 
 
 def _linked(config: Config, clock: Clock, scheme: Scheme) -> Connection:
@@ -108,47 +103,39 @@ def _store(config: Config, clock: Clock) -> Store:
 
     if config.store is None:
         return Storeless()
-    scheme, path, options = _split(config.store)
+    scheme, path = _split(config.store)
     if scheme in POSTGRES:
         from tidings.stores.postgres import PostgresStore
 
         return PostgresStore(_server(config.store, config, clock)[1])
-    if scheme != "sqlite" or not path or options:
+    if scheme != "sqlite" or not path:
         raise ConfigError(
-            f"store {redacted(config.store)!r} is not known beside the broker {redacted(config.broker)!r}; "
+            f"store {masked(config.store)!r} is not known beside the broker {masked(config.broker)!r}; "
             "there are: sqlite:PATH, for all processes of one machine, and postgresql://HOST"
         )
     from tidings.embedded.database import Database
     from tidings.stores.sqlite import SqliteStore
 
+    known(config.store, {})
     return SqliteStore(Database(path))
 
 
-def _split(url: str) -> tuple[str, str, dict[str, str]]:
+def _split(url: str) -> tuple[str, str]:
     parts = urlsplit(url)
-    path = parts.netloc + parts.path if parts.netloc else parts.path
-    return parts.scheme, path, dict(parse_qsl(parts.query, keep_blank_values=True))
+    return parts.scheme, parts.netloc + parts.path
 
 
-def _embedded(config: Config, clock: Clock, path: str, options: dict[str, str]) -> Connection:
+def _embedded(config: Config, clock: Clock, path: str) -> Connection:
     from tidings.brokers.sqlite import SqliteBroker
     from tidings.embedded.database import Database
     from tidings.stores.sqlite import SqliteStore
 
     if not path:
         raise ConfigError(f"broker {config.broker!r} names no file; write sqlite:tidings.db")
-    try:
-        lease = float(options.pop("lease", config.lease))
-        durable = {"yes": True, "no": False}[options.pop("durable", "yes")]
-    except (KeyError, ValueError) as error:
-        raise ConfigError(f"broker {config.broker!r}: {error} does not fit; write ?lease=30 or ?durable=no") from error
-    if options:
-        raise ConfigError(
-            f"broker {config.broker!r}: unknown option {next(iter(options))!r}; there are: lease, durable"
-        )
-    database = Database(path, durable=durable)
+    options = known(config.broker, OPTIONS)
+    database = Database(path, durable=options.get("durable", True))
     limits: dict[str, Any] = {"keep": config.keep, "keep_count": config.keep_count, "limit": config.body_limit}
-    broker = SqliteBroker(database, clock, lease=lease, **limits)
+    broker = SqliteBroker(database, clock, lease=options.get("lease", config.lease), **limits)
     return Connection(broker, SqliteStore(database, lambda: broker.writer))
 
 
@@ -159,7 +146,7 @@ def _postgres(config: Config, clock: Clock) -> Connection:
 
     if config.store not in (None, config.broker):
         raise ConfigError(
-            f"store {redacted(config.store or '')!r} is not the database of the broker {database.name!r}. Both settle "
+            f"store {masked(config.store or '')!r} is not the database of the broker {database.name!r}. Both settle "
             "in one commit, so both have to be one database: leave `store` out."
         )
     limits: dict[str, Any] = {"keep": config.keep, "keep_count": config.keep_count, "limit": config.body_limit}
@@ -175,11 +162,7 @@ def _server(url: str, config: Config, clock: Clock) -> tuple[float, Database]:
         if (error.name or "").partition(".")[0] != "psycopg":
             raise
         raise ConfigError("PostgreSQL needs its driver: pip install 'tidings[postgres]'") from error
-    options = _split(url)[2]
-    try:
-        lease = float(options.pop("lease", config.lease))
-        durable = {"yes": True, "no": False}[options.pop("durable", "yes")]
-    except (KeyError, ValueError) as error:
-        raise ConfigError(f"{redacted(url)!r}: {error} does not fit; write ?lease=30 or ?durable=no") from error
-    address = urlsplit(url)._replace(query=urlencode(options, quote_via=quote)).geturl()
-    return lease, Database(address, clock, durable=durable, idle=lease)
+    options, others = divided(url, OPTIONS)
+    lease: float = options.get("lease", config.lease)
+    address = urlsplit(url)._replace(query=urlencode(others, quote_via=quote)).geturl()
+    return lease, Database(address, clock, durable=options.get("durable", True), idle=lease)

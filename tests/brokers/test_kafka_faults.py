@@ -93,8 +93,8 @@ async def test_nobody_there_is_said_with_the_remedy() -> None:
         ("kafka://", "kafka://HOST:PORT"),
         ("kafka://h?acks=1", "'acks' cannot be set"),
         ("kafka://h?group.id=g", "'group.id' cannot be set"),
-        ("kafka://h?partitions=many", "partitions has to be a number"),
-        ("kafka://h?partitions=0", "partitions has to be more than 0"),
+        ("kafka://h?partitions=many", "partitions=many does not fit: a whole number"),
+        ("kafka://h?partitions=0", "partitions=0 does not fit"),
     ],
 )
 def test_an_address_that_does_not_fit_is_refused(url: str, sentence: str) -> None:

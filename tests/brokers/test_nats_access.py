@@ -189,7 +189,9 @@ async def test_a_server_that_is_absent_or_too_old_or_without_jetstream_is_told(t
     [
         ("nats://", "a NATS address is"),
         ("nats://h/path", "a NATS address is"),
-        ("nats://h:port", "NATS server 'h:port'"),
+        ("nats://h:port", "nats://h:port: a NATS address is"),
+        ("nats://h,", "a NATS address is"),
+        ("nats://shop:s3cr3t?@h", "in a password .* are written"),
         ("nats://h?colour=red", "unknown option 'colour'"),
         ("nats://h?parts=0", "parts=0 does not fit"),
         ("nats://h?prefix=a.b", "prefix=a.b does not fit"),

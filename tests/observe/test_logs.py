@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from tests.observe.waiting import until
 from tidings import App, Event, Retry
-from tidings.observe.logs import Json, Text, configure, masked
+from tidings.observe.logs import Json, Text, configure
+from tidings.options import masked
 
 
 class Told(Event, name="thing.told", key="key"):

@@ -102,7 +102,7 @@ class Connection:
     async def _dial(self) -> Wire:
         server = self._servers[0]
         self._servers.append(self._servers.pop(0))
-        place = f"RabbitMQ at {server[0]}:{server[1]}"
+        place = f"RabbitMQ at {server}"
         loop = asyncio.get_running_loop()
         opened: asyncio.Future[BaseException | None] = loop.create_future()
         wire: Wire | None = None
@@ -116,10 +116,10 @@ class Connection:
             wire = Wire(self._address.parameters(self._heartbeat), done, self._lost)
             return wire
 
-        context = self._address.context()
+        context = None if self._address.tls is None else self._address.tls.context()
         try:
             async with asyncio.timeout(HANDSHAKE):
-                host = server[0] if context else None
+                host = server.name if context else None
                 transport, _ = await loop.create_connection(make, *server, ssl=context, server_hostname=host)
                 _watch(transport.get_extra_info("socket"), self._heartbeat)
                 error = await opened

@@ -84,7 +84,7 @@ class Connection:
         server = self._servers[0]
         self._servers.append(self._servers.pop(0))
         options = self._address.options()
-        wire = Wire(self._lost, wants_tls=self._address.tls)
+        wire = Wire(self._lost, wants_tls=self._address.tls is not None)
         try:
             async with asyncio.timeout(DEADLINE):
                 await wire.dial(server, **options)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 from confluent_kafka import KafkaError, KafkaException
 
 from tidings.errors import BrokerError, ConfigError, Unreachable
+from tidings.options import Readers, read, seconds, whole, word
 
 log = logging.getLogger("tidings")
 
@@ -23,7 +23,11 @@ OURS = {
     "bootstrap.servers": "the servers stand in the URL",
 }
 """Settings on which the promises rest, and why nobody may change them."""
-PORT = 9092
+FORM = "the address of Kafka is kafka://HOST:PORT (several: kafka://A:9092,B:9092)"
+OPTIONS: Readers = {
+    "lease": seconds, "partitions": whole(1, 100_000), "replication": whole(1, 1000), "prefix": word("-_."),
+}  # fmt: skip
+"""Ours; all others are for librdkafka."""
 PARTITIONS = 12
 SIGNED = {"security.protocol": "SASL_SSL", "sasl.mechanism": "SCRAM-SHA-512"}
 """How to sign in where the URL has a user and says no more."""
@@ -94,24 +98,20 @@ class Settings:
     """What the URL of a cluster says. Raises ConfigError, which does not repeat what is secret."""
 
     def __init__(self, url: str, lease: float) -> None:
-        split = urlsplit(url)
-        secret, _, hosts = split.netloc.rpartition("@")
-        if not hosts or split.path not in ("", "/"):
-            raise ConfigError("the address of Kafka is kafka://HOST:PORT (several: kafka://A:9092,B:9092)")
-        given = dict(parse_qsl(split.query, keep_blank_values=True))
-        for name in given.keys() & OURS.keys():
+        told = read(url, OPTIONS, port=9092, form=FORM, others=True)
+        if told.path:
+            raise ConfigError(f"{told.shown}: {FORM}")
+        for name in told.others.keys() & OURS.keys():
             raise ConfigError(f"Kafka's option {name!r} cannot be set: {OURS[name]}.")
-        self.servers = ",".join(host if ":" in host else f"{host}:{PORT}" for host in hosts.split(","))
-        self.lease = number(given, "lease", lease)
-        self.partitions = int(number(given, "partitions", PARTITIONS))
-        self.replication = int(number(given, "replication", -1))
-        self.prefix = given.pop("prefix", "")
-        self.newer = given.get("group.protocol") == "consumer"
-        user, _, password = secret.partition(":")
-        signing = {"sasl.username": unquote(user), "sasl.password": unquote(password)} if secret else {}
-        self._every: dict[str, Any] = {"bootstrap.servers": self.servers, **EVERY, **signing, "logger": log}
-        self._every |= SIGNED if secret else {}
-        self._given = given
+        self.lease: float = told.options.get("lease", lease)
+        self.partitions: int = told.options.get("partitions", PARTITIONS)
+        self.replication: int = told.options.get("replication", -1)
+        self.prefix: str = told.options.get("prefix", "")
+        self.newer = told.others.get("group.protocol") == "consumer"
+        self._every: dict[str, Any] = {"bootstrap.servers": ",".join(map(str, told.hosts)), **EVERY, "logger": log}
+        if told.user is not None:
+            self._every |= SIGNED | {"sasl.username": told.user, "sasl.password": told.password or ""}
+        self._given = told.others
 
     def client(self) -> dict[str, Any]:
         """For one that neither publishes nor consumes."""
@@ -129,17 +129,6 @@ class Settings:
             beat = max(min(milliseconds // 10, 1000), 1)
             ours |= CLASSIC | {"session.timeout.ms": milliseconds, "heartbeat.interval.ms": beat}
         return self._every | CONSUMER | ours | self._given
-
-
-def number(given: dict[str, str], name: str, usual: float) -> float:
-    """An option of ours, taken out of those of librdkafka."""
-    try:
-        value = float(given.pop(name, usual))
-    except ValueError as error:
-        raise ConfigError(f"Kafka's option {name} has to be a number: {error}") from error
-    if value <= 0 and value != usual:
-        raise ConfigError(f"Kafka's option {name} has to be more than 0, not {value:g}")
-    return value
 
 
 def made(make: Any, config: Mapping[str, Any]) -> Any:

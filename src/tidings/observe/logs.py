@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -17,12 +16,11 @@ from typing import Any, Literal
 
 from tidings.dead import printable
 from tidings.lane import about, current
+from tidings.options import masked
 
 Style = Literal["json", "text"]
 
 STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", "color_message"}
-USER = re.compile(r"(?<=://)(?:[^\s/@:]*:\S*|[^\s/@]*)@")
-QUERY = re.compile(r"(?<=[?&])(\w*(?:password|passwd|secret|token|api_?key)=)[^&\s]*", re.IGNORECASE)
 
 
 def configure(style: Style | None = None, level: str = "INFO") -> None:
@@ -32,13 +30,6 @@ def configure(style: Style | None = None, level: str = "INFO") -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(Json() if style == "json" else Text())
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
-
-
-def masked(text: str) -> str:
-    """The text without the passwords that URLs in it carry."""
-    if "://" not in text:
-        return text
-    return QUERY.sub(r"\1***", USER.sub("***@", text))
 
 
 def event_of(record: logging.LogRecord) -> Mapping[str, Any]:

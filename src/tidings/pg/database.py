@@ -33,6 +33,7 @@ from tidings.errors import (
     StorageUnsafe,
     TransactionEnded,
 )
+from tidings.options import masked
 from tidings.pg import packed, schema
 
 log = logging.getLogger("tidings")
@@ -155,7 +156,7 @@ class Database:
             self._options: dict[str, Any] = {**DEFAULTS, **conninfo_to_dict(url)}
         except psycopg.Error:
             raise ConfigError(
-                f"{shown(url)} is not an address of PostgreSQL; write postgresql://user@host:port/database, "
+                f"{masked(url)} is not an address of PostgreSQL; write postgresql://user@host:port/database, "
                 "with options that libpq knows, such as ?sslmode=require"
             ) from None
         self.clock = clock
@@ -295,11 +296,6 @@ class Database:
                 return
         connection.execute(schema.TABLES)
         connection.run(schema.STAMP, (schema.FORMAT,))
-
-
-def shown(url: str) -> str:
-    """A URL as it may be shown."""
-    return re.sub(r"password=[^&\s]*", "password=...", re.sub(r"(://[^:/@]*):[^/]*@", r"\1:...@", url))
 
 
 def named_place(options: Mapping[str, Any]) -> str:

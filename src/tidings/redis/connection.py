@@ -56,12 +56,13 @@ class Dialer:
         self._not_before = self._clock.monotonic() + self._pause * (1.0 + 0.5 * self._clock.random())
 
     async def _dial(self, lost: Callable[[], None]) -> Wire:
-        address, context = self.address, self.address.context()
+        address = self.address
+        context = None if address.tls is None else address.tls.context()
         wire = Wire(lost)
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(DEADLINE):
-                await loop.create_connection(lambda: wire, address.host, address.port, ssl=context)
+                await loop.create_connection(lambda: wire, *address.place, ssl=context)
                 await self._greet(wire)
         except BaseException as error:
             wire.hang_up()
@@ -117,7 +118,7 @@ def unreachable(address: Address, error: Exception) -> BrokerError:
     if isinstance(error, ssl.SSLError):
         return BrokerError(f"{place} does not speak TLS, or does not accept our certificate ({error}): see ?cert=")
     if isinstance(error, TimeoutError):
-        hint = "; does it speak TLS there?" if address.tls else ""
+        hint = "; does it speak TLS there?" if address.tls is not None else ""
         return Lost(f"{place} does not answer within {DEADLINE:g} seconds{hint}")
     return Lost(f"{place} cannot be reached: {error}")
 

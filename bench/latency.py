@@ -11,9 +11,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from asyncio.subprocess import Process
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -39,7 +39,7 @@ def ours(task: Task) -> Reading:
         path = task.folder / "ours.db"
         async with _consumer("ours", path, _count(task)) as consumer, App("bench", f"sqlite:{path}") as app:
             await _offer(app.publish, _count(task))
-            return await _told(consumer)
+            return await told(consumer)
 
     return asyncio.run(run())
 
@@ -53,7 +53,7 @@ def by_hand(task: Task) -> Reading:
         try:
             async with _consumer("raw", path, _count(task)) as consumer:
                 await _offer(log.publish, _count(task))
-                return await _told(consumer)
+                return await told(consumer)
         finally:
             log.close()
 
@@ -64,11 +64,14 @@ def _count(task: Task) -> int:
     return int(RATE * SECONDS * task.scale)
 
 
+def _consumer(side: str, path: Path, count: int) -> contextlib.AbstractAsyncContextManager[Process]:
+    return consuming("bench.latency", side, str(path), str(count))
+
+
 @contextlib.asynccontextmanager
-async def _consumer(side: str, path: Path, count: int) -> Any:
-    consumer = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "bench.latency", side, str(path), str(count), stdout=subprocess.PIPE
-    )
+async def consuming(module: str, *words: str) -> AsyncGenerator[Process]:
+    """A consuming process, which has said that it is ready; it is killed where it does not end."""
+    consumer = await asyncio.create_subprocess_exec(sys.executable, "-m", module, *words, stdout=subprocess.PIPE)
     try:
         assert consumer.stdout is not None
         async with asyncio.timeout(PATIENCE):
@@ -80,10 +83,11 @@ async def _consumer(side: str, path: Path, count: int) -> Any:
         await consumer.wait()
 
 
-async def _told(consumer: asyncio.subprocess.Process) -> Reading:
+async def told(consumer: Process) -> Reading:
+    """What a consuming process says in the end."""
     async with asyncio.timeout(PATIENCE):
-        told, _ = await consumer.communicate()
-    return msgspec.json.decode(told, type=Reading)
+        said, _ = await consumer.communicate()
+    return msgspec.json.decode(said, type=Reading)
 
 
 async def _offer(publish: Callable[[OrderPlaced], Awaitable[None]], count: int) -> None:
@@ -112,21 +116,21 @@ class Latencies:
 
     def __init__(self, count: int) -> None:
         self.all = asyncio.Event()
-        self._count = count
+        self.count = count
         self._seconds: list[float] = []
         self._cpu = time.process_time()
 
     async def handle(self, event: OrderPlaced) -> None:
         """Note how long it took."""
         self._seconds.append(time.perf_counter() - event.placed_at)
-        if len(self._seconds) == self._count:
+        if len(self._seconds) == self.count:
             self.all.set()
 
     def reading(self) -> Reading:
         """The median in ms, without the first fifth."""
-        counted = sorted(self._seconds[int(self._count * WARM_UP) :])
+        counted = sorted(self._seconds[int(self.count * WARM_UP) :])
         p50, p99, most = (counted[int((len(counted) - 1) * share)] * 1000 for share in (0.5, 0.99, 1.0))
-        return Reading(p50, (time.process_time() - self._cpu) / self._count * 1e6, {"p99": p99, "max": most})
+        return Reading(p50, (time.process_time() - self._cpu) / self.count * 1e6, {"p99": p99, "max": most})
 
 
 async def _handled_by_us(path: Path, latencies: Latencies) -> None:

@@ -6,9 +6,11 @@ import os
 import platform
 import sqlite3
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 IN_MEMORY = {"tmpfs", "ramfs"}
+BUSY = 0.7
 
 
 def disk() -> Path:
@@ -34,6 +36,12 @@ def file_system(path: Path) -> str:
 def busy() -> float:
     """How many programs of others want a core, on average over the last minute."""
     return os.getloadavg()[0]
+
+
+def warn(tell: Callable[[str], None]) -> None:
+    """Say so where others work beside us."""
+    if busy() > BUSY:
+        tell(f"the machine is busy (load {busy():.1f}): trust the CPU, little else, and no latency")
 
 
 def described() -> str:

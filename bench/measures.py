@@ -1,60 +1,13 @@
-"""What is measured: pairs of functions that do the same work, ours and by hand, and what the comparison is to reach."""
+"""The measures of the embedded broker, and what they are to reach."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
-
-import msgspec
+from typing import Any
 
 from bench import consume, growth, idle, latency, publish, wal
-from bench.reading import Reading, Task
-
-
-class Goal(msgspec.Struct, frozen=True):
-    """What `of` (our figure, or ours / raw) is to reach: at least or at most `limit`."""
-
-    of: Literal["ours", "ratio"]
-    at: Literal["least", "most"]
-    limit: float
-
-    def __str__(self) -> str:
-        figure = "ours" if self.of == "ours" else "ours / raw"
-        return f"{figure} at {self.at} {self.limit:g}"
-
-    def met(self, ours: float, raw: float) -> bool:
-        """Whether it is reached."""
-        value = ours if self.of == "ours" else ours / raw
-        return value >= self.limit if self.at == "least" else value <= self.limit
-
-
-class Also(msgspec.Struct, frozen=True):
-    """A further row from the same rounds: what they read beside their main figure."""
-
-    name: str
-    figure: str
-    unit: str
-    what: str
-    goal: Goal
-
-
-class Measure(msgspec.Struct, frozen=True, kw_only=True):
-    """What is measured, and the two sides of it.
-
-    `prepare` runs once, before the rounds. `together`: the rounds do not disturb each other, and run all at once.
-    `long`: only on demand. More is better where the goal is "at least", less where it is "at most".
-    """
-
-    unit: str = "events/s"
-    what: str
-    goal: Goal
-    ours: Callable[[Task], Reading]
-    raw: Callable[[Task], Reading]
-    prepare: Callable[[Task], None] | None = None
-    also: tuple[Also, ...] = ()
-    together: bool = False
-    long: bool = False
+from bench.measure import Also, Goal, Measure
 
 
 def _share(limit: float) -> Goal:

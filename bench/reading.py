@@ -19,12 +19,13 @@ class Reading(msgspec.Struct):
 class Task(msgspec.Struct, frozen=True):
     """What a round gets: a folder of its own on disk, the folder that all rounds share, and how much to do.
 
-    `scale` is 1.0 for a real run; a test uses less.
+    `scale` is 1.0 for a real run; a test uses less. `server` is the URL of the server, where there is one.
     """
 
     folder: Path
     shared: Path
     scale: float = 1.0
+    server: str = ""
 
 
 class Watch:

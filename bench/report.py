@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import machine
-from bench.embedded import Outcome
 from bench.peers import compare
 from bench.reading import Reading
+from bench.rounds import Outcome
 
 HEAD = """# What it costs
 
@@ -43,12 +43,35 @@ round; medians.
 Run it: `tidings bench peers --write docs/performance.md` in a checkout; it makes an environment of its own in
 `bench/peers/.venv`."""
 
+BROKERS_METHOD = """\
+How: real servers, started for the run on this machine and durable as `tidings dev up` starts them (JetStream with
+`sync_interval: always`, Valkey with `appendfsync always`, quorum queues, Kafka with `acks=all`). Beside ours stands
+what one would write by hand with the plain client and msgspec (`bench/brokers/`, one small file a server):
+confluent-kafka, nats-py, pika, redis-py with hiredis, psycopg. It publishes as many at once and takes as many at once,
+with overlapping pulls or prefetch and one acknowledgement for a batch; it has no groups that are counted out to
+several members, no attempts, retries, dead letters, headers, traces or metrics. Every round of either is a process of
+its own; the two take turns, {rounds} rounds each; the figures are medians, with the lowest and the highest behind them.
+Consuming is counted from the first batch to the last acknowledgement. Servers and clients share the cores, so rates
+vary with neighbours and with the disk: `_cpu` is what a second of the client's own processor does, and CPU is user and
+system time of all threads of the process in µs an event. `faststream` is FastStream in an environment of its own with
+its defaults, beside ours in the same run.
+
+Run it: `tidings bench brokers --full --write docs/performance.md` in a checkout; `--only nats,kafka.latency` runs some,
+`--json` prints a list for programs. A server that is not installed is left out, with a sentence."""
+
 
 def write_embedded(path: Path, outcomes: Sequence[Outcome], busy: float) -> None:
     """Replace the section of the embedded broker. `busy`: the load of the machine before the run."""
     rounds = max(len(outcome.ours) for outcome in outcomes)
     body = [f"## The embedded broker\n\n{_stamp(busy)}\n", _table(outcomes), "", METHOD.format(rounds=rounds)]
     replace_section(path, "embedded", "\n".join(body))
+
+
+def write_brokers(path: Path, outcomes: Sequence[Outcome], busy: float) -> None:
+    """Replace the section of the servers. `busy`: the load of the machine before the run."""
+    rounds = max(len(outcome.ours) for outcome in outcomes)
+    body = [f"## Servers\n\n{_stamp(busy)}\n", _table(outcomes), "", BROKERS_METHOD.format(rounds=rounds)]
+    replace_section(path, "brokers", "\n".join(body))
 
 
 def write_peers(path: Path, rows: Sequence[compare.Row], busy: float) -> None:
@@ -82,7 +105,8 @@ def _stamp(busy: float) -> str:
 def _table(outcomes: Sequence[Outcome]) -> str:
     head = "| measure | ours | raw | unit | better | ours / raw | to reach | CPU ours : raw |"
     rule = "| --- | ---: | ---: | --- | --- | ---: | --- | ---: |"
-    said = [f"- `{outcome.row.measure}`: {outcome.what}" for outcome in outcomes]
+    meanings = {outcome.row.measure.partition(".")[2] or outcome.row.measure: outcome.what for outcome in outcomes}
+    said = [f"- `{name}`: {what}" for name, what in meanings.items()]
     return "\n".join([head, rule, *map(_line, outcomes), "", *said])
 
 
@@ -91,10 +115,10 @@ def _line(outcome: Outcome) -> str:
     cells = (
         f"`{row.measure}`",
         f"{figure(row.ours)} {_spread(outcome.ours)}",
-        f"{figure(row.raw)} {_spread(outcome.raw)}",
+        "" if row.raw is None else f"{figure(row.raw)} {_spread(outcome.raw)}",
         row.unit,
         "more" if goal.at == "least" else "less",
-        f"{row.ratio:.2f}",
+        "" if row.ratio is None else f"{row.ratio:.2f}",
         f"{goal}: {'reached' if outcome.met else '**not reached**'}",
         _cpu(outcome),
     )
@@ -112,5 +136,5 @@ def _spread(readings: Sequence[Reading]) -> str:
 
 
 def _cpu(outcome: Outcome) -> str:
-    ours, raw = (statistics.median(reading.cpu for reading in side) for side in (outcome.ours, outcome.raw))
-    return f"{ours:.1f} : {raw:.1f}" if raw else ""
+    medians = [statistics.median(reading.cpu for reading in side) for side in (outcome.ours, outcome.raw) if side]
+    return " : ".join(f"{cpu:.1f}" for cpu in medians) if all(medians) else ""

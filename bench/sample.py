@@ -48,9 +48,14 @@ def orders(count: int, *, seed: int = 1) -> list[OrderPlaced]:
 
 def placed_now(order: OrderPlaced) -> OrderPlaced:
     """The same order, placed at this moment."""
-    return OrderPlaced(
+    return placed_at(order, time.perf_counter())
+
+
+def placed_at(order: OrderPlaced, moment: float) -> OrderPlaced:
+    """The same order, placed at that moment."""
+    return type(order)(
         order_id=order.order_id, customer=order.customer, lines=order.lines, total=order.total,
-        placed_at=time.perf_counter(), note=order.note,
+        placed_at=moment, note=order.note,
     )  # fmt: skip
 
 

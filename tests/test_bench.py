@@ -43,6 +43,27 @@ def test_a_measure_is_told_beside_the_raw_loop(measure: str, rows: list[str]) ->
         assert row["ratio"] == pytest.approx(row["ours"] / row["raw"])
 
 
+@pytest.mark.parametrize("kind", ["nats", "valkey"])
+def test_a_server_is_measured_beside_its_plain_client(kind: str, tmp_path: Path) -> None:
+    document = tmp_path / "performance.md"
+    done = bench("brokers", "--json", "--only", f"{kind}.consume,{kind}.latency", *TINY, "--write", str(document))
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    measures = ["consume", "consume_cpu", "publish", "publish_cpu", "latency", "latency_p99"]
+    assert [row["measure"] for row in rows] == [f"{kind}.{measure}" for measure in measures]
+    for row in rows:
+        assert list(row) == ["measure", "ours", "raw", "ratio", "unit"]
+        assert row["ours"] > 0
+        assert row["ratio"] == pytest.approx(row["ours"] / row["raw"])
+        assert f"| `{row['measure']}` |" in document.read_text()
+
+
+def test_an_unknown_server_is_refused_with_the_known_ones() -> None:
+    done = bench("brokers", "--only", "nats,pulsar")
+    assert done.returncode == 2
+    assert "there is no 'pulsar'; there are: kafka, nats, rabbitmq, valkey, postgres, kafka.consume," in done.stderr
+
+
 def test_the_simulator_is_measured_by_its_loop_and_by_its_runs() -> None:
     done = bench("simulator", "--json", *SMALL)
     assert done.returncode == 0, done.stderr

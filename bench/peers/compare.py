@@ -21,8 +21,8 @@ import click
 import msgspec
 
 from bench import consume, machine
-from bench.embedded import ROOT, Progress, round_of
 from bench.reading import Reading, Task
+from bench.rounds import ROOT, Progress, round_of
 from bench.sample import orders
 
 HERE = Path(__file__).parent

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,31 @@ def embedded(as_json: bool, write: Path | None, rounds: int, scale: float, **whi
     outcomes = measures.run(names, rounds=rounds, scale=scale, progress=_tell)
     if write is not None:
         _measures("report").write_embedded(write, outcomes, busy)
-    rows = [msgspec.to_builtins(outcome.row) for outcome in outcomes]
-    if not as_json:
-        for row, outcome in zip(rows, outcomes, strict=True):
-            row |= {"to reach": str(outcome.goal), "reached": "yes" if outcome.met else "no"}
-    emit(rows, as_json)
+    _emit(outcomes, as_json)
+
+
+@bench.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one list of measure, ours, raw, ratio, unit.")
+@click.option("--only", default="", metavar="NAME,...", help="Only these servers or measures: nats,valkey.latency")
+@click.option("--full", is_flag=True, help="Also what takes long: a backlog of a million, and a server that dies.")
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="Each figure is their median.")
+@click.option("--write", type=click.Path(dir_okay=False, path_type=Path), help="Put the table into this document.")
+@click.option("--scale", default=1.0, type=click.FloatRange(0.001, 10), hidden=True)
+def brokers(as_json: bool, write: Path | None, rounds: int, scale: float, **which: Any) -> None:
+    """Kafka, NATS, RabbitMQ, Valkey and PostgreSQL: tidings beside their plain clients, round by round in turn.
+
+    The servers are started for it, and ended. `ratio` is ours / raw: for rates and for events a second of CPU more is
+    better, for latency less is.
+    """
+    servers = _measures("brokers.servers")
+    names = servers.chosen([name for name in which["only"].split(",") if name], which["full"])
+    for sentence in () if which["only"] else servers.left_out():
+        _tell(f"left out: {sentence}")
+    busy = _measures("machine").busy()
+    outcomes = servers.run(names, rounds=rounds, scale=scale, progress=_tell)
+    if write is not None:
+        _measures("report").write_brokers(write, outcomes, busy)
+    _emit(outcomes, as_json)
 
 
 @bench.command()
@@ -66,6 +87,15 @@ def simulator(as_json: bool, rounds: int, scale: float) -> None:
     """Steps of the simulated loop alone, and runs of a shop with the real engine, by the CPU time of one core."""
     rows = _measures("simulator").run(rounds=rounds, scale=scale, progress=_tell)
     emit([msgspec.to_builtins(row) | {"reached": row.figure >= row.goal} for row in rows], as_json)
+
+
+def _emit(outcomes: Sequence[Any], as_json: bool) -> None:
+    """For people with what was to be reached."""
+    rows = [msgspec.to_builtins(outcome.row) for outcome in outcomes]
+    if not as_json:
+        for row, outcome in zip(rows, outcomes, strict=True):
+            row |= {"to reach": str(outcome.goal), "reached": "yes" if outcome.met else "no"}
+    emit(rows, as_json)
 
 
 def _tell(text: str) -> None:

@@ -407,3 +407,47 @@ async def test_an_error_within_is_the_handlers_own(shop: App) -> None:
         await given(shop).when(Low(sku="x", left=1)).then()
     assert "shop.fail gave up on Low(sku='x', left=1) after 1 attempts: KeyError: 'x'" in str(raised.value)
     assert raised.value.__cause__ is not None
+
+
+# -- what is provided
+
+
+class Rates:
+    def __init__(self, percent: int) -> None:
+        self.percent = percent
+
+
+def real_rates() -> Iterator[Rates]:
+    raise AssertionError("the real one was made")
+    yield Rates(0)
+
+
+def app_with_rates() -> App:
+    app = App("rates")
+    app.provide(real_rates)
+
+    @app.on(Ordered)
+    async def price(ordered: Ordered, rates: Rates) -> Told:
+        return Told(order=ordered.order, text=f"{rates.percent} %")
+
+    return app
+
+
+async def test_a_dependency_is_replaced_by_its_type_and_the_real_one_is_not_made() -> None:
+    app = app_with_rates()
+    for percent in (7, 19):
+        replaced = given(app, provide={Rates: Rates(percent)})
+        await replaced.when(Ordered(order="o1")).then(Told(order="o1", text=f"{percent} %"))
+    with pytest.raises(AssertionError, match="the real one was made"):
+        await given(app).when(Ordered(order="o1")).then()
+
+
+async def test_a_replacement_may_be_made_and_ended_as_what_it_replaces() -> None:
+    ended: list[str] = []
+
+    def made() -> Iterator[Rates]:
+        yield Rates(3)
+        ended.append("made")
+
+    await given(app_with_rates(), provide={Rates: made}).when(Ordered(order="o1")).then(Told(order="o1", text="3 %"))
+    assert ended == ["made"]

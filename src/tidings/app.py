@@ -11,7 +11,7 @@ import inspect
 import sys
 import typing
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Generator, Iterator, Mapping
 from itertools import chain as chain_of
 from typing import Any, Self, TypeVar, Unpack
 
@@ -109,6 +109,16 @@ class App:
         if kind is None:
             kind = _provided_type(value) if inspect.isroutine(value) else type(value)
         self._providers.append((kind, value))
+
+    @contextlib.contextmanager
+    def providing(self, instead: Mapping[type, Any]) -> Generator[None]:
+        """Meanwhile give these, by type, and make nothing of what is provided for their types: for tests."""
+        before = self._providers
+        self._providers = [each for each in before if each[0] not in instead] + [*instead.items()]
+        try:
+            yield
+        finally:
+            self._providers = before
 
     def middleware(self, layer: Middleware) -> Middleware:
         """Run `async (delivery, call_next) -> outcome` around every event, the first registered outermost."""

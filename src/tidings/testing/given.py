@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import textwrap
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from types import EllipsisType
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from types import EllipsisType, MappingProxyType
+from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
@@ -41,33 +41,45 @@ Expected: TypeAlias = Item | Outcome
 """An event, `Some`, `AnyOrder`, `...` or another outcome."""
 
 
-def given(apps: App | Sequence[App], *past: Happening, only: Named | None = None) -> Given:
+def given(
+    apps: App | Sequence[App],
+    *past: Happening,
+    only: Named | None = None,
+    provide: Mapping[type, Any] = MappingProxyType({}),
+) -> Given:
     """Begin a specification of an app, or of several, with what has happened before.
 
     The handlers handle the past as well: that is how state comes about. `only` is a handler, by its name or its
-    function, that is specified alone: no other one runs.
+    function, that is specified alone: no other one runs. `provide` is what handlers get by type instead of what the
+    apps provide: `provide={Mailer: FakeMailer()}`.
     """
-    return Given([apps] if isinstance(apps, App) else [*apps], past, only)
+    return Given(Stage([apps] if isinstance(apps, App) else [*apps], only, provide), past)
+
+
+class Stage(NamedTuple):
+    """What is specified: apps, of which one handler or all run, with these dependencies in place of theirs."""
+
+    apps: Sequence[App]
+    only: Named | None
+    provide: Mapping[type, Any]
 
 
 class Given:
     """What was; see given."""
 
-    def __init__(self, apps: Sequence[App], past: Sequence[Happening], only: Named | None) -> None:
-        self._apps, self._past, self._only = apps, past, only
+    def __init__(self, stage: Stage, past: Sequence[Happening]) -> None:
+        self._stage, self._past = stage, past
 
     def when(self, *happenings: Happening) -> When:
         """What happens now, one after the other, each when what the one before it led to is settled."""
-        return When(self._apps, self._past, happenings, self._only)
+        return When(self._stage, self._past, happenings)
 
 
 class When:
     """What happens; see given."""
 
-    def __init__(
-        self, apps: Sequence[App], past: Sequence[Happening], happenings: Sequence[Happening], only: Named | None
-    ) -> None:
-        self._apps, self._past, self._happenings, self._only = apps, past, happenings, only
+    def __init__(self, stage: Stage, past: Sequence[Happening], happenings: Sequence[Happening]) -> None:
+        self._stage, self._past, self._happenings = stage, past, happenings
 
     async def then(self, *expected: Expected) -> None:
         """Run it, and compare what came of it.
@@ -78,7 +90,7 @@ class When:
         """
         __tracebackhide__ = True  # pytest: show the line of the test
         events, outcomes = _sorted(expected)
-        async with _playing(self._apps, self._only) as kit:
+        async with _playing(self._stage) as kit:
             watch = Watch(kit)
             for happening in self._past:
                 await _happen(happening, kit)
@@ -94,8 +106,9 @@ class When:
 
 
 @contextlib.asynccontextmanager
-async def _playing(apps: Sequence[App], only: Named | None) -> AsyncGenerator[Kit]:
+async def _playing(stage: Stage) -> AsyncGenerator[Kit]:
     """The apps in a kit, without the handlers that are not meant."""
+    apps, only = stage.apps, stage.only
     all_handlers = {app: app.handlers for app in apps}
     try:
         for app, handlers in all_handlers.items():
@@ -104,7 +117,7 @@ async def _playing(apps: Sequence[App], only: Named | None) -> AsyncGenerator[Ki
         if not any(app.handlers for app in apps):
             known = ", ".join(name for handlers in all_handlers.values() for name in handlers) or "none"
             raise AssertionError(f"there is no handler {only!r}; there are: {known}")
-        async with Kit(*apps) as kit:
+        async with Kit(*apps, provide=stage.provide) as kit:
             yield kit
     finally:
         for app, handlers in all_handlers.items():

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Self, TypeVar
 
 import msgspec
@@ -58,10 +59,17 @@ class Kit:
 
     `broker` is "memory:" or "sqlite:PATH". Handlers hear what is published from the start of the block. Time stands
     still but for `advance`, and for the milliseconds of retries at once. `patience` is in real seconds: how long
-    `settle` waits for handlers. Settings in tidings.toml hold, apart from those of the broker.
+    `settle` waits for handlers. Settings in tidings.toml hold, apart from those of the broker. `provide` are objects,
+    or functions that make them (see App.provide), that handlers get by type instead of what the apps provide for it.
     """
 
-    def __init__(self, *apps: App, broker: str = "memory:", patience: float = PATIENCE) -> None:
+    def __init__(
+        self,
+        *apps: App,
+        broker: str = "memory:",
+        patience: float = PATIENCE,
+        provide: Mapping[type, Any] = MappingProxyType({}),
+    ) -> None:
         self.apps = apps
         self.clock = TestClock()
         self.failures: list[BaseException] = []
@@ -70,6 +78,8 @@ class Kit:
         self._broker_url = broker
         self._patience = patience
         self._speaker = App("kit")
+        self._provide = provide
+        self._providing = contextlib.ExitStack()
         self._clocks: dict[App, Clock] = {}
         self._tasks: dict[asyncio.Task[None], Worker] = {}
         self._connection: Connection | None = None
@@ -100,6 +110,7 @@ class Kit:
                 await self._connection.open()
             await app.open(self._connection, config)
         for app in self.apps:
+            self._providing.enter_context(app.providing(self._provide))
             for worker in await app.start():
                 worker.watcher = self._watcher(worker.bound.name)
                 self._tasks[asyncio.create_task(worker.run(), name=worker.bound.name)] = worker
@@ -109,6 +120,7 @@ class Kit:
             await worker.drain(0.0)
         if self._tasks:
             await asyncio.wait(self._tasks)
+        self._providing.close()
         for app, clock in self._clocks.items():
             await app.close()
             app.clock = clock

@@ -40,7 +40,7 @@ LAYERS = [
     {"app", "connect", "config", "runtime", "alone"},  # application
     {"tidings"},  # the public names
 ]
-EDGES = {"chaos", "cli", "dev", "observe", "security", "gateway", "console", "testing", "flood", "__main__"}
+EDGES = {"chaos", "cli", "dev", "observe", "security", "gateway", "console", "testing", "flood", "moving", "__main__"}
 UPTO = list(accumulate(LAYERS, set.union))
 MAY_IMPORT = (
     {name: seen for layer, seen in zip(LAYERS, UPTO, strict=True) for name in layer}
@@ -55,6 +55,7 @@ MAY_IMPORT = (
     | dict.fromkeys(["pg", "brokers.postgres", "stores.postgres"], UPTO[0] | {"pg", "embedded"})
     | dict.fromkeys(EDGES, UPTO[5] | EDGES)
     | {"cli": UPTO[5] | EDGES | {"embedded"}}
+    | {"moving": UPTO[5] | {"embedded", "brokers", "moving", "pg"}}
     | dict.fromkeys(["chaos", "testing"], UPTO[5] | EDGES | {"embedded", "brokers", "stores"})
 )
 MODULES = {

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tidings.errors import (
+    Moved,
     StorageBroken,
     StorageBusy,
     StorageError,
@@ -50,6 +51,8 @@ PRAGMA secure_delete=OFF;
 
 READ_ERRORS = (sqlite3.Error, TypeError, UnicodeDecodeError)
 """What reading a file raises; not only SQLite's own, where the disk has changed a type, a text or a name."""
+MOVING, MOVED = "tidings is moving", "tidings has moved"
+"""How a trigger of the fence begins what it says; see `fence.py`."""
 CHECK = "check its owner, the disk, and how many files a process may open (`ulimit -n`)"
 
 
@@ -248,6 +251,9 @@ def named(error: sqlite3.Error | OSError | TypeError | UnicodeDecodeError, path:
     code = exact & 0xFF
     if isinstance(error, sqlite3.OperationalError) and not exact:
         return damaged(path, "a text in it is not UTF-8")  # the driver says so, not SQLite, and shows the text
+    if exact == sqlite3.SQLITE_CONSTRAINT_TRIGGER and str(error).startswith((MOVING, MOVED)):
+        fence, _, told = str(error).partition(": ")
+        return Moved(told) if fence == MOVED else StorageBusy(told)
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return StorageBusy(f"{path} was locked by another writer for too long ({error}); try again.")
     if code == sqlite3.SQLITE_FULL or exact == sqlite3.SQLITE_IOERR_SHMSIZE:

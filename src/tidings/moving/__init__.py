@@ -1,0 +1,1 @@
+"""Moving house: the events of an embedded file go to another broker, or two brokers are kept connected."""

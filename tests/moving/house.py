@@ -1,0 +1,115 @@
+"""A house that can be moved: a file with events, groups that have done some of them, retries and delays."""
+
+import contextlib
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.cli.terminal import Result, finish
+from tidings.broker import Record
+from tidings.clock import Clock
+from tidings.config import load
+from tidings.connect import Connection, connect
+
+TOPICS = ["order", "stock"]
+GROUPS = {"shop.ship": TOPICS, "shop.count": ["order"], "shop.new": ["order"]}
+TRIED = "order-13"
+AT = 1.7e9
+
+
+class Heard(NamedTuple):
+    """What a group got: ids in their order, and the attempt of each."""
+
+    ids: list[str]
+    attempts: dict[str, int]
+
+
+@contextlib.asynccontextmanager
+async def at(broker: str, store: str | None = None) -> AsyncIterator[Connection]:
+    connection = connect(load(broker=broker, store=store), Clock())
+    await connection.open()
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+def record(number: int, topic: str = "order") -> Record:
+    """One of five keys; every seventh has none."""
+    key = None if number % 7 == 0 else f"k{number % 5}"
+    headers = {"source": "shop", "note": f"n {number % 3} ä"}
+    return Record(topic, b"\0\xff body %d" % number, key, f"{topic}.made", f"{topic}-{number}", AT + number, headers)
+
+
+def records(count: int) -> list[Record]:
+    return [record(number, topic) for number in range(count) for topic in TOPICS]
+
+
+async def furnish(path: Path, count: int = 60) -> dict[str, list[str]]:
+    """Fill the file; returns by group what it has not done, in the order of the log.
+
+    `shop.ship` has done all, `shop.count` has done half, but not `order-13`, which failed once, nor what comes behind
+    it with its key; `shop.new` has done nothing. One event is delayed.
+    """
+    all_records = records(count)
+    async with at(f"sqlite:{path}?durable=no") as house:
+        for group, topics in GROUPS.items():
+            for topic in topics:
+                await house.broker.declare(topic, [group])
+        await house.broker.publish(all_records)
+        await house.broker.publish([Record("order", b"later", "k1", "order.made", "later", AT, {}, time.time() + 3600)])
+        ship = await house.broker.subscribe(TOPICS, "shop.ship")
+        while lent := await ship.fetch(500, 0.05):
+            await ship.ack(lent)
+        count_half = await house.broker.subscribe(["order"], "shop.count")
+        lent = await count_half.fetch(count // 2, 1.0)
+        (failed,) = (each for each in lent if each.record.id == TRIED)
+        await count_half.nack([failed])
+        held = [each for each in lent if each.record.key == failed.record.key and each.receipt >= failed.receipt]
+        await count_half.ack([each for each in lent if each not in held])
+        done = {each.record.id for each in lent if each not in held}
+    orders = [each.id for each in all_records if each.topic == "order"]
+    return {"shop.ship": [], "shop.count": [id for id in orders if id not in done], "shop.new": orders}
+
+
+async def heard(connection: Connection, group: str, *, wait: float = 1.0) -> Heard:
+    """All that a group has to do, done."""
+    member = await connection.broker.subscribe(GROUPS[group], group)
+    found = Heard([], {})
+    quiet = 0
+    while quiet < 2:
+        lent = await member.fetch(200, wait)
+        quiet = 0 if lent else quiet + 1
+        found.ids.extend(each.record.id for each in lent)
+        found.attempts.update({each.record.id: each.attempt for each in lent})
+        if lent:
+            await member.ack(lent)
+    await member.close()
+    return found
+
+
+def in_order(ids: list[str], wanted: list[str]) -> bool:
+    """Whether these are the wanted ones, each once, and those of a key in their order."""
+    keys = {each.id: each.key for each in records(200)}
+    return sorted(ids) == sorted(wanted) and all(
+        [id for id in ids if keys[id] == key] == [id for id in wanted if keys[id] == key]
+        for key in keys.values()
+        if key
+    )
+
+
+def migrate(path: Path, url: str, *more: str, failpoint: str = "") -> Result:
+    """The command in a process of its own, which dies at a failpoint."""
+    command = [sys.executable, "-m", "tidings", "migrate", f"sqlite:{path}", url, *more]
+    environment = {**os.environ, **({"TIDINGS_FAILPOINT": failpoint} if failpoint else {})}
+    return finish(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+
+
+def rows(path: Path, sql: str) -> list[tuple[object, ...]]:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return connection.execute(sql).fetchall()

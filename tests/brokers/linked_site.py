@@ -1,11 +1,17 @@
-"""Where the contract is checked on a link with a store beside it, or with none."""
+"""Where the contract is checked on a link with a store beside it, or with none, and what is done to its server."""
 
+import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable
+import os
+import socket
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+from pathlib import Path
 from typing import Any
 
+from tidings import dev
 from tidings.broker import Broker, Feature
 from tidings.clock import Clock
+from tidings.config import Config
 from tidings.link import Link
 from tidings.linked import Linked
 from tidings.store import Store
@@ -14,11 +20,46 @@ from tidings.testing.contract import Check, Server
 
 LIMIT = 1 << 19
 LEASE = 2.0
+MANY = 2000
+ABLE = ("silence", "config", "restart", "kill", "cut", "remove")
 
 
-def with_a_store(features: Feature) -> list[Check]:
+def with_a_store(features: Feature, able: Collection[str] = ("silence",)) -> list[Check]:
     """What holds on a link with these features and a store beside it."""
-    return contract.checks(features | Feature.DELAY | Feature.ATOMIC)
+    return contract.checks(features | Feature.DELAY | Feature.ATOMIC, able)
+
+
+def config(url: str, store: str | None, *, lease: float = LEASE) -> Config:
+    """Where a member in another process connects. Records of checks have times long past: they are kept for ever."""
+    return Config(broker=url, store=store, lease=lease, keep=float("inf"), body_limit=LIMIT)
+
+
+def blows(server: dev.Server) -> dict[str, Any]:
+    """What can be done to a server of our own, by the names that they have in the contract."""
+
+    def kill() -> None:
+        server.kill9()
+        server.start()
+
+    async def cut() -> None:
+        cut_connections(server.port)
+
+    return {
+        "restart": lambda: asyncio.to_thread(server.restart),
+        "kill": lambda: asyncio.to_thread(kill),
+        "cut": cut,
+        "many": MANY,
+    }
+
+
+def cut_connections(port: int) -> None:
+    """End every connection of this process to a port, whichever library holds it."""
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # closed meanwhile, or not connected
+            if str(entry.readlink()).startswith("socket:"):
+                with socket.socket(fileno=os.dup(int(entry.name))) as copy:
+                    if copy.family == socket.AF_INET and copy.getpeername()[1] == port:
+                        copy.shutdown(socket.SHUT_RDWR)
 
 
 class LinkedSite:
@@ -62,8 +103,9 @@ class LinkedSite:
         assert isinstance(broker, Linked)
         await self._silence(broker.link)
 
-    def server(self) -> Server:
+    def server(self, **more: Any) -> Server:
+        """`more` is what the contract may do to it."""
         return Server(
             connect=self.connect, clock=self.clock, lease=self._lease, silence=self.silence, store=self.store,
-            delay=self._delay, largest=LIMIT, too_large=LIMIT + 1,
+            delay=self._delay, largest=LIMIT, too_large=LIMIT + 1, **more,
         )  # fmt: skip

@@ -4,9 +4,10 @@ import itertools
 from collections.abc import Callable
 from pathlib import Path
 
+import nats
 import pytest
 
-from tests.brokers.linked_site import LEASE, LinkedSite, with_a_store
+from tests.brokers.linked_site import ABLE, LEASE, LinkedSite, blows, config, with_a_store
 from tidings.brokers.nats import NatsLink
 from tidings.clock import Clock
 from tidings.dev import Nats
@@ -32,10 +33,18 @@ async def silence(link: NatsLink) -> None:
     await wire.hang_up()
 
 
-def site(server: Nats, store: Callable[[], Store]) -> Server:
+def site(server: Nats, store: Callable[[], Store], path: str | None = None) -> Server:
     """A prefix of its own on the server."""
-    url = f"{server.url}?prefix=contract{next(NUMBERS)}"
-    return LinkedSite(lambda: NatsLink(url, Clock(), lease=LEASE), store, silence, lease=LEASE).server()
+    prefix = f"contract{next(NUMBERS)}"
+    url = f"{server.url}?prefix={prefix}"
+
+    async def remove() -> None:
+        plain = await nats.connect(server.url)
+        await plain.jetstream().delete_stream(f"{prefix}_contract")
+        await plain.close()
+
+    site = LinkedSite(lambda: NatsLink(url, Clock(), lease=LEASE), store, silence, lease=LEASE)
+    return site.server(config=config(url, path), remove=remove, **blows(server))
 
 
 @pytest.mark.parametrize("check", contract.checks(NatsLink.features), ids=lambda check: check.name)
@@ -43,7 +52,8 @@ async def test_the_contract_without_a_store(check: Check, nats_server: Nats) -> 
     await check.run(site(nats_server, Storeless))
 
 
-@pytest.mark.parametrize("check", with_a_store(NatsLink.features), ids=lambda check: check.name)
+@pytest.mark.parametrize("check", with_a_store(NatsLink.features, ABLE), ids=lambda check: check.name)
 async def test_the_contract_with_a_store(check: Check, nats_server: Nats, tmp_path: Path) -> None:
-    rows = Database(tmp_path / "store.db")
-    await check.run(site(nats_server, lambda: SqliteStore(rows)))
+    path = tmp_path / "store.db"
+    rows = Database(path)
+    await check.run(site(nats_server, lambda: SqliteStore(rows), f"sqlite:{path}"))

@@ -5,14 +5,18 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
+from tests.brokers.linked_site import blows
 from tidings.broker import Broker
 from tidings.brokers.postgres import PostgresBroker
 from tidings.clock import Clock
+from tidings.config import Config
+from tidings.dev import Postgres
 from tidings.pg.database import Database
 from tidings.stores.postgres import PostgresStore
 from tidings.testing import contract
 from tidings.testing.contract import Check, Server
 
+ABLE = ("silence", "config", "restart", "kill", "cut")
 LIMIT = 1 << 20
 LEASE = 3.0
 
@@ -20,8 +24,9 @@ LEASE = 3.0
 class Place:
     """A database of its own on the server."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, server: Postgres) -> None:
         self.url = url
+        self._server = server
         self.clock = Clock()
 
     @contextlib.asynccontextmanager
@@ -50,17 +55,18 @@ class Place:
         broker.housekeeper.cancel()
 
     def server(self) -> Server:
+        config = Config(broker=self.url, lease=LEASE, keep=float("inf"), body_limit=LIMIT)
         return Server(
             connect=self.connect, clock=self.clock, lease=LEASE, silence=self.silence, store=self.store, delay=0.7,
-            largest=LIMIT, too_large=LIMIT + 1,
+            largest=LIMIT, too_large=LIMIT + 1, config=config, **blows(self._server),
         )  # fmt: skip
 
 
 @pytest.fixture
-async def server(empty_database: str) -> Server:
-    return Place(empty_database).server()
+async def server(empty_database: str, postgres_server: Postgres) -> Server:
+    return Place(empty_database, postgres_server).server()
 
 
-@pytest.mark.parametrize("check", contract.checks(PostgresBroker.features), ids=lambda check: check.name)
+@pytest.mark.parametrize("check", contract.checks(PostgresBroker.features, ABLE), ids=lambda check: check.name)
 async def test_the_contract(check: Check, server: Server) -> None:
     await check.run(server)

@@ -1,12 +1,14 @@
 """RabbitMQ keeps the contract: with a store beside it all of it, without one all but what needs one."""
 
+import asyncio
 import itertools
 from collections.abc import Callable
 from pathlib import Path
 
+import pika
 import pytest
 
-from tests.brokers.linked_site import LEASE, LinkedSite, with_a_store
+from tests.brokers.linked_site import ABLE, LEASE, LinkedSite, blows, config, with_a_store
 from tidings.amqp.line import GroupLine
 from tidings.brokers.rabbitmq import RabbitLink
 from tidings.clock import Clock
@@ -16,6 +18,7 @@ from tidings.store import Store
 from tidings.storeless import Storeless
 from tidings.stores.sqlite import SqliteStore
 from tidings.testing import contract
+from tidings.testing.checks.server import GROUP, TOPIC
 from tidings.testing.contract import Check, Server
 
 NUMBERS = itertools.count(1)
@@ -35,10 +38,24 @@ async def silence(link: RabbitLink) -> None:
     wire._transport.pause_reading()
 
 
-def site(server: RabbitMQ, store: Callable[[], Store]) -> Server:
+def site(server: RabbitMQ, store: Callable[[], Store], path: str | None = None) -> Server:
     """A prefix of its own on the server."""
     url = f"{server.url}?prefix=contract{next(NUMBERS)}"
-    return LinkedSite(lambda: RabbitLink(url, Clock(), lease=LEASE), store, silence, lease=LEASE).server()
+    links: list[RabbitLink] = []
+
+    def link() -> RabbitLink:
+        links.append(RabbitLink(url, Clock(), lease=LEASE))
+        return links[-1]
+
+    def remove() -> None:
+        place = links[0]._place(TOPIC, GROUP)
+        with pika.BlockingConnection(pika.URLParameters(server.url)) as connection:
+            channel = connection.channel()
+            for part in range(place.parts):
+                channel.queue_delete(place.queue(part))
+
+    more = {"config": config(url, path), "remove": lambda: asyncio.to_thread(remove), **blows(server)}
+    return LinkedSite(link, store, silence, lease=LEASE).server(**more)
 
 
 @pytest.mark.slow
@@ -47,7 +64,8 @@ async def test_the_contract_without_a_store(check: Check, rabbitmq_server: Rabbi
     await check.run(site(rabbitmq_server, Storeless))
 
 
-@pytest.mark.parametrize("check", with_a_store(RabbitLink.features), ids=lambda check: check.name)
+@pytest.mark.parametrize("check", with_a_store(RabbitLink.features, ABLE), ids=lambda check: check.name)
 async def test_the_contract_with_a_store(check: Check, rabbitmq_server: RabbitMQ, tmp_path: Path) -> None:
-    rows = Database(tmp_path / "store.db")
-    await check.run(site(rabbitmq_server, lambda: SqliteStore(rows)))
+    path = tmp_path / "store.db"
+    rows = Database(path)
+    await check.run(site(rabbitmq_server, lambda: SqliteStore(rows), f"sqlite:{path}"))

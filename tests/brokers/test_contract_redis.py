@@ -5,8 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from redis import asyncio as plain
 
-from tests.brokers.linked_site import LEASE, LinkedSite, with_a_store
+from tests.brokers.linked_site import ABLE, LEASE, LinkedSite, blows, config, with_a_store
 from tidings.brokers.redis import RedisLink
 from tidings.clock import Clock
 from tidings.dev import Valkey
@@ -30,10 +31,18 @@ async def silence(link: RedisLink) -> None:
     await link._connection.close()
 
 
-def site(server: Valkey, store: Callable[[], Store]) -> Server:
+def site(server: Valkey, store: Callable[[], Store], path: str | None = None) -> Server:
     """A prefix of its own on the server."""
-    url = f"{server.url}?prefix=contract{next(NUMBERS)}"
-    return LinkedSite(lambda: RedisLink(url, Clock(), lease=LEASE), store, silence, lease=LEASE).server()
+    prefix = f"contract{next(NUMBERS)}"
+    url = f"{server.url}?prefix={prefix}"
+
+    async def remove() -> None:
+        client = plain.Redis(port=server.port)
+        await client.delete(*[key async for key in client.scan_iter(f"{prefix}:*")])
+        await client.aclose()
+
+    site = LinkedSite(lambda: RedisLink(url, Clock(), lease=LEASE), store, silence, lease=LEASE)
+    return site.server(config=config(url, path), remove=remove, **blows(server))
 
 
 @pytest.mark.parametrize("check", contract.checks(RedisLink.features), ids=lambda check: check.name)
@@ -41,7 +50,8 @@ async def test_the_contract_without_a_store(check: Check, valkey_server: Valkey)
     await check.run(site(valkey_server, Storeless))
 
 
-@pytest.mark.parametrize("check", with_a_store(RedisLink.features), ids=lambda check: check.name)
+@pytest.mark.parametrize("check", with_a_store(RedisLink.features, ABLE), ids=lambda check: check.name)
 async def test_the_contract_with_a_store(check: Check, valkey_server: Valkey, tmp_path: Path) -> None:
-    rows = Database(tmp_path / "store.db")
-    await check.run(site(valkey_server, lambda: SqliteStore(rows)))
+    path = tmp_path / "store.db"
+    rows = Database(path)
+    await check.run(site(valkey_server, lambda: SqliteStore(rows), f"sqlite:{path}"))

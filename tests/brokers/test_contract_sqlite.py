@@ -11,6 +11,7 @@ import pytest
 from tidings.broker import Broker, Feature, Lag, Record
 from tidings.brokers.sqlite import SqliteBroker
 from tidings.clock import Clock
+from tidings.config import Config
 from tidings.embedded import wakeup, writer
 from tidings.embedded.database import Database
 from tidings.store import Unit
@@ -48,10 +49,12 @@ class FastClock(Clock):
 class Place:
     """A file on which connections are opened. `lease` in seconds of its clock: real ones have to be long enough."""
 
-    def __init__(self, database: Database, lease: float, kind: type[SqliteBroker] = SqliteBroker) -> None:
+    def __init__(
+        self, database: Database, lease: float, kind: type[SqliteBroker] = SqliteBroker, clock: Clock | None = None
+    ) -> None:
         self.database = database
         self.kind = kind
-        self.clock = FastClock()
+        self.clock = clock or FastClock()
         self.lease = lease
 
     @contextlib.asynccontextmanager
@@ -78,10 +81,10 @@ class Place:
         assert isinstance(broker, SqliteBroker)
         broker._housekeeper.cancel()
 
-    def server(self) -> Server:
+    def server(self, config: Config | None = None) -> Server:
         return Server(
             connect=self.connect, clock=self.clock, lease=self.lease, silence=self.silence, store=self.store,
-            delay=5.0, largest=LIMIT, too_large=LIMIT + 1,
+            delay=5.0, largest=LIMIT, too_large=LIMIT + 1, config=config,
         )  # fmt: skip
 
 
@@ -113,6 +116,17 @@ async def server(
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
 async def test_the_contract(check: Check, server: Server) -> None:
     await check.run(server)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [check for check in contract.checks(SqliteBroker.features, ["config"]) if check.wants],
+    ids=lambda check: check.name,
+)
+async def test_the_contract_across_processes(check: Check, tmp_path: Path) -> None:
+    path = tmp_path / "tidings.db"
+    place = Place(Database(path), lease=3.0, clock=Clock())
+    await check.run(place.server(Config(broker=f"sqlite:{path}", lease=3.0, keep=float("inf"))))
 
 
 class Doubling(SqliteBroker):

@@ -65,12 +65,14 @@ class Claimant:
         lock = place.lock(number)
         part = Part(control.wire, place, number, clock=self._clock, stir=self._come)
         self._house.had.add(lock)
+        locked = False
         try:
             await part.open()
             await part.ask("queue_declare", queue=lock, exclusive=True)
+            locked = True
             await self._begin(control, part)
         except BaseException as problem:
-            await self._forgo(control, part, lock)
+            await self._forgo(control, part, lock, mine=locked or part.usable)
             if isinstance(problem, Refused) and problem.code == NOT_FOUND:
                 self._house.forget(place)
             if isinstance(problem, Refused | Lost) and self._house.connection.up:
@@ -92,8 +94,8 @@ class Claimant:
             part.acknowledge(tags[-1])
         await part.consume()
 
-    async def _forgo(self, control: Control, part: Part, lock: str) -> None:
-        mine = part.usable
+    async def _forgo(self, control: Control, part: Part, lock: str, *, mine: bool) -> None:
+        """Leave it to others: its exclusive queue has to go also where its channel was closed by what came after."""
         with contextlib.suppress(BrokerError):
             if mine and part.book.owner:
                 await self._house.write([(part.place.book(part.part), book.encode(part.left()))])

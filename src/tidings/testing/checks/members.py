@@ -109,11 +109,10 @@ async def who_leaves_hands_over_at_once(server: Server) -> None:
         expect({each.attempt for each in taken}, {1}, "the attempts")
 
 
-@check()
+@check(wants="silence")
 async def what_a_silent_member_had_is_lent_again(server: Server) -> None:
     """Not before its lease has ended, and then with the attempt counted; what it had settled stays settled."""
-    if server.silence is None:
-        return
+    assert server.silence is not None
     async with server.connect() as one, server.connect() as other:
         first = await one.subscribe([TOPIC], GROUP)
         await one.publish(numbered(6, keys=KEYS[:6]))
@@ -128,11 +127,10 @@ async def what_a_silent_member_had_is_lent_again(server: Server) -> None:
         await nothing(second, "more came than was lost")
 
 
-@check(Feature.DELAY)
+@check(Feature.DELAY, wants="silence")
 async def attempts_add_up_over_members(server: Server) -> None:
     """What was handed back before its member fell silent has both in its attempt."""
-    if server.silence is None:
-        return
+    assert server.silence is not None
     async with server.connect() as one, server.connect() as other:
         first = await one.subscribe([TOPIC], GROUP)
         await one.publish([record("r1", "a"), record("r2", "b")])
@@ -144,11 +142,10 @@ async def attempts_add_up_over_members(server: Server) -> None:
         expect(again, {"r1": 3, "r2": 2}, "the attempts")
 
 
-@check(Feature.ORDERED)
+@check(Feature.ORDERED, wants="silence")
 async def a_silent_member_does_not_disturb_the_order(server: Server) -> None:
     """What it had of a key comes before what was published later, in the order in which it was published."""
-    if server.silence is None:
-        return
+    assert server.silence is not None
     async with server.connect() as one, server.connect() as other:
         first = await one.subscribe([TOPIC], GROUP)
         await one.publish([record(f"{key}{index}", key) for index in (1, 2, 3) for key in "ab"])
@@ -161,11 +158,10 @@ async def a_silent_member_does_not_disturb_the_order(server: Server) -> None:
             expect([id for id in taken if id[0] == key], [f"{key}{index}" for index in (1, 2, 3, 4)], "the order")
 
 
-@check()
+@check(wants="silence")
 async def who_has_lost_its_lease_settles_nothing(server: Server) -> None:
     """Its late ack or nack of what another was lent is refused or means nothing: the member that took over decides."""
-    if server.silence is None:
-        return
+    assert server.silence is not None
     async with server.connect() as one, server.connect() as other:
         first = await one.subscribe([TOPIC], GROUP)
         await one.publish([record("r1", "a"), record("r2", "b")])

@@ -30,8 +30,9 @@ async def _there_and_back(broker: Broker, published: list[Record]) -> list[Recor
 
 @check()
 async def bodies_arrive_as_they_were(server: Server) -> None:
-    """A body is bytes: none, every one of the 256, invalid UTF-8, up to the size that the broker must take."""
-    bodies = [b"", b"\x00", bytes(range(256)) * 3, b"\xff\xfe", b"null", b"0", b"x" * server.largest]
+    """A body is bytes: none, every one of the 256, invalid UTF-8, up to and at the size that the broker must take."""
+    bodies = [b"", b"\x00", bytes(range(256)) * 3, b"\xff\xfe", b"null", b"0", b"false", b'""']
+    bodies += [b"x" * (server.largest - 1), b"y" * server.largest]
     async with server.connect() as broker:
         published = [Record(TOPIC, body, None, "t", f"r{index}") for index, body in enumerate(bodies)]
         for sent, received in zip(published, await _there_and_back(broker, published), strict=True):
@@ -49,11 +50,11 @@ async def keys_arrive_as_they_were(server: Server) -> None:
 
 @check()
 async def headers_arrive_as_they_were(server: Server) -> None:
-    """Headers are text under text: none, empty, "0", any characters, many, 64 kB of them."""
+    """Headers are text under text: none, empty, "0", any characters, the first 256 among them, many, 64 kB of them."""
     headers: list[dict[str, str]] = [
         {},
         {"empty": "", "zero": "0", "false": "false"},
-        {"unicode": UNICODE},
+        {"unicode": UNICODE, "latin": "".join(map(chr, range(256)))},
         {f"h{index}": str(index) for index in range(200)},
         {"long": "x" * 65536},
     ]

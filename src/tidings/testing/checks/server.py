@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
 from tidings.broker import Broker, Delivery, Feature, Record, Subscription
 from tidings.clock import Clock
+from tidings.config import Config
 from tidings.errors import Closed
 from tidings.store import Store
 
@@ -19,6 +20,7 @@ PATIENCE = 20.0
 QUIET = 0.3
 """Seconds of the server's clock in which nothing may come."""
 TOPIC, GROUP = "contract", "contract.group"
+Blow = Callable[[], Awaitable[None]]
 
 
 class Server(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +32,11 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     cannot be done here. `store` opens the store that shares transactions with a connection, where ATOMIC.
     `delay` is how many of its seconds a delay lasts in a check: longer than anything stalls for.
     `largest` is the size in bytes of a body that must arrive, `too_large` of one that must be refused, if any must.
+
+    What follows is None where it cannot be done here. `config` is where a member in another process connects. `restart`
+    ends the server in order and starts it again on what it has kept, `kill` the same after SIGKILL. `cut` ends every
+    connection to it from this process. `remove` deletes what the server holds of the topic "contract". `many` is how
+    many records are published through a restart.
     """
 
     connect: Callable[[], AbstractAsyncContextManager[Broker]]
@@ -40,6 +47,12 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     delay: float = 1.0
     largest: int = 1 << 20
     too_large: int | None = None
+    config: Config | None = None
+    restart: Blow | None = None
+    kill: Blow | None = None
+    cut: Blow | None = None
+    remove: Blow | None = None
+    many: int = 10_000
 
     async def quiet(self) -> None:
         """Let some time pass in which something could come."""
@@ -47,19 +60,27 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Check(NamedTuple):
-    """A promise, the features without which it is not given, and what finds out whether it is kept."""
+    """A promise, the features without which it is not given, and what finds out whether it is kept.
+
+    `wants` is what the Server must be able to do for that, "" for nothing special.
+    """
 
     name: str
     promise: str
     needs: Feature
+    wants: str
     run: Callable[[Server], Awaitable[None]]
 
 
-def check(needs: Feature = Feature(0)) -> Callable[[Callable[[Server], Awaitable[None]]], Check]:  # noqa: B008 - immutable
+def check(
+    needs: Feature = Feature(0),  # noqa: B008 - immutable
+    *,
+    wants: Literal["", "silence", "config", "restart", "kill", "cut", "remove"] = "",
+) -> Callable[[Callable[[Server], Awaitable[None]]], Check]:
     """Make a check of a function; its docstring is the promise."""
 
     def make(function: Callable[[Server], Awaitable[None]]) -> Check:
-        return Check(function.__name__, " ".join((function.__doc__ or "").split()), needs, function)
+        return Check(function.__name__, " ".join((function.__doc__ or "").split()), needs, wants, function)
 
     return make
 

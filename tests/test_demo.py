@@ -20,11 +20,15 @@ import pytest
 
 from examples.shop.audit import ON_ORDER
 from examples.shop.history import read_orders
+from tests.servers.shared import require
 from tidings.cli.demo.view import duration, quantile
 from tidings.cli.demo.worker import Figures
+from tidings.dev import Nats, Server
 from tidings.meter import SECONDS
 
-KEYS = {"orders", "effects", "lost", "duplicated", "dead", "kills", "seconds", "orders_per_second", "sales"}
+KEYS = {
+    "orders", "effects", "lost", "duplicated", "dead", "kills", "seconds", "orders_per_second", "recovery", "sales",
+}  # fmt: skip
 SHOW_CURSOR = b"\x1b[?25h"
 INVOICES = """InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country
 1,A,a lantern,3,12/1/10 8:26,2.55,17850,United Kingdom
@@ -60,8 +64,8 @@ def workers_of(database: Path) -> list[int]:
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal():
             with contextlib.suppress(OSError):
-                arguments = (folder / "cmdline").read_bytes().split(b"\0")
-                if f"sqlite:{database}".encode() in arguments:
+                command = (folder / "cmdline").read_bytes()
+                if b"tidings.cli.demo.worker" in command and f'"sqlite:{database}"'.encode() in command:
                     found.append(int(folder.name))
     return found
 
@@ -99,6 +103,7 @@ def test_with_a_worker_killed_each_effect_is_there_once() -> None:
     dollars = sum((each.total for each in past), Decimal(0))
     assert ledger["sales"] == {"cds": sum(sum(each.items.values()) for each in past), "dollars": str(dollars)}
     assert ledger["orders_per_second"] == pytest.approx(400 / ledger["seconds"], rel=0.01)
+    assert 0 < ledger["recovery"] <= ledger["seconds"]
 
 
 def test_cancellations_are_worked_off_and_a_dead_letter_is_not_lost(tmp_path: Path) -> None:
@@ -155,9 +160,74 @@ def test_a_file_that_is_no_shop_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("not a database, whatever else it is" * 100)
     done = subprocess.run(command("--headless", f"--db={path}"), capture_output=True, text=True, check=False)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "is not a SQLite database" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# -- on servers
+
+
+@pytest.fixture(params=["kafka", "nats", "postgres", "rabbitmq", "valkey"])
+def server(request: pytest.FixtureRequest) -> Server:
+    running: Server = request.getfixturevalue(f"{request.param}_server")
+    return running
+
+
+def test_on_a_server_a_killed_worker_loses_and_doubles_nothing(server: Server, tmp_path: Path) -> None:
+    store = [] if server.kind == "postgres" else [f"--store=sqlite:{tmp_path / 'shop.db'}"]
+    code, ledger = run("--limit=200", "--kills=1", f"--broker={server.url}", *store)
+    assert once_each(ledger, 200)
+    assert (code, ledger["kills"], ledger["dead"]) == (0, 1, 0)
+    assert ledger["recovery"] > 0
+
+
+def test_a_server_that_is_named_is_started_for_the_shop_and_gone_after_it(tmp_path: Path) -> None:
+    require(Nats)
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        command("--headless", "--json", "--broker=nats", "--limit=20", "--kills=0"),
+        env=environment, capture_output=True, text=True, timeout=50, check=False,
+    )  # fmt: skip
+    assert once_each(json.loads(done.stdout.splitlines()[-1]), 20), done.stderr
+    assert list(tmp_path.iterdir()) == [], "its folder, and the shop's"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--broker=natz"], "no server 'natz' to start; there are: nats, valkey"),
+        (["--broker=carrier-pigeon://loft"], "unknown scheme 'carrier-pigeon'"),
+        (["--broker=nats://127.0.0.1:9"], "127.0.0.1:9"),
+        (["--broker=nats://127.0.0.1:9", "--store=redis://127.0.0.1"], "there are: sqlite:PATH"),
+        (["--broker=memory:"], "write sqlite:shop.db"),
+        (["--broker=sqlite:shop.db", "--db=shop.db"], "leave one of them out"),
+    ],
+)
+def test_a_place_that_cannot_be_is_refused_with_a_sentence(arguments: list[str], says: str) -> None:
+    done = subprocess.run(command("--headless", *arguments), capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not done.stdout
+
+
+def test_what_an_earlier_run_has_left_on_a_server_is_not_mixed_with_new_books(
+    nats_server: Server, tmp_path: Path
+) -> None:
+    broker = f"--broker={nats_server.url}?prefix=left"
+    kept = f"--store=sqlite:{tmp_path / 'shop.db'}"
+    process = subprocess.Popen(command("--headless", "--speed=200", "--limit=900", broker, kept))
+    with ended(process):
+        wait_until(lambda: (tmp_path / "shop.db").exists() and closed(tmp_path / "shop.db") > 20)
+        process.kill()
+    wait_until(lambda: not workers_of(tmp_path / "shop.db"))
+    done = subprocess.run(command("--headless", broker), capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 2
+    assert "its books are not here" in done.stderr
+    code, ledger = run("--limit=900", "--kills=0", broker, kept)
+    assert code == 0
+    assert once_each(ledger, 900)
 
 
 class Terminal:

@@ -4,12 +4,11 @@ It works off many orders at a time, so that a title which many of them want is w
 then it is owed, and goes out with the next delivery.
 """
 
-import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterator
 
-from tidings import App, Event
+from tidings import App, Event, Sql
 
 app = App("inventory")
 
@@ -17,16 +16,17 @@ FULL = 100
 LOW = 20
 
 TABLES = (
-    "CREATE TABLE IF NOT EXISTS inventory_stock (sku TEXT PRIMARY KEY, left INTEGER NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS inventory_moves (id TEXT NOT NULL, taken INTEGER NOT NULL, at REAL NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS inventory_stock (sku TEXT PRIMARY KEY, pieces INTEGER NOT NULL)",
+    """CREATE TABLE IF NOT EXISTS inventory_moves
+        (id TEXT NOT NULL, taken INTEGER NOT NULL, at DOUBLE PRECISION NOT NULL)""",
     "CREATE TABLE IF NOT EXISTS inventory_deliveries (sku TEXT NOT NULL, quantity INTEGER NOT NULL)",
 )
 MOVED = "INSERT INTO inventory_moves VALUES (?, ?, ?)"
-TAKE = """INSERT INTO inventory_stock VALUES (:sku, :full - :quantity)
-    ON CONFLICT DO UPDATE SET left = left - :quantity RETURNING left"""
+TAKE = """INSERT INTO inventory_stock VALUES (?, ?)
+    ON CONFLICT (sku) DO UPDATE SET pieces = inventory_stock.pieces - ? RETURNING pieces"""
 DELIVERED = """INSERT INTO inventory_deliveries
-    SELECT sku, :full - left FROM inventory_stock WHERE sku = :sku AND left < :low"""
-FILL = "UPDATE inventory_stock SET left = :full WHERE sku = :sku AND left < :low"
+    SELECT sku, ? - pieces FROM inventory_stock WHERE sku = ? AND pieces < ?"""
+FILL = "UPDATE inventory_stock SET pieces = ? WHERE sku = ? AND pieces < ?"
 
 
 class OrderPlaced(Event, name="order.placed"):
@@ -51,7 +51,7 @@ class StockLow(Event, name="stock.low", key="sku"):
 
 
 @app.on(OrderPlaced, OrderCancelled)
-def move(events: list[OrderPlaced | OrderCancelled], db: sqlite3.Connection) -> Iterator[StockLow]:
+def move(events: list[OrderPlaced | OrderCancelled], db: Sql) -> Iterator[StockLow]:
     """Take what was ordered, put back what was returned; tell once of what has become low."""
     for table in TABLES:
         db.execute(table)
@@ -66,14 +66,14 @@ def move(events: list[OrderPlaced | OrderCancelled], db: sqlite3.Connection) -> 
         moves.append((id, sum(quantities.values()), time.time()))
     db.executemany(MOVED, moves)
     for sku, quantity in taken.items():
-        (left,) = db.execute(TAKE, {"sku": sku, "full": FULL, "quantity": quantity}).fetchone()
+        ((left,),) = db.execute(TAKE, (sku, FULL - quantity, quantity))
         if left < LOW <= left + quantity:
             yield StockLow(sku=sku, left=left)
 
 
 @app.on(StockLow)
-def restock(low: StockLow, db: sqlite3.Connection) -> None:
+def restock(low: StockLow, db: Sql) -> None:
     """Fill the shelf, whatever has been taken from it meanwhile."""
-    values = {"sku": low.sku, "full": FULL, "low": LOW}
+    values = (FULL, low.sku, LOW)
     db.execute(DELIVERED, values)
     db.execute(FILL, values)

@@ -1,17 +1,16 @@
 """Orders: tells what customers order and give back, asks for another card, closes what was sent."""
 
-import sqlite3
 import time
 from datetime import datetime
 from decimal import Decimal
 
-from tidings import App, Event
+from tidings import App, Event, Sql
 
 from .history import PastCancellation, PastOrder
 
 app = App("orders")
 
-TABLE = "CREATE TABLE IF NOT EXISTS orders_closed (id TEXT NOT NULL, at REAL NOT NULL)"
+TABLE = "CREATE TABLE IF NOT EXISTS orders_closed (id TEXT NOT NULL, at DOUBLE PRECISION NOT NULL)"
 
 
 class OrderPlaced(Event, name="order.placed", key="order_id"):
@@ -80,7 +79,7 @@ async def offer_card(refused: CardRefused) -> CardGiven:
 
 
 @app.on(ParcelSent)
-def close(parcels: list[ParcelSent], db: sqlite3.Connection) -> None:
+def close(parcels: list[ParcelSent], db: Sql) -> None:
     """The order is done."""
     db.execute(TABLE)
     now = time.time()

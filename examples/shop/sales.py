@@ -1,16 +1,15 @@
 """Sales: what was sold, in a table of its own, by SQL of its own."""
 
-import sqlite3
 import time
 from datetime import datetime
 from decimal import Decimal
 
-from tidings import App, Event
+from tidings import App, Event, Sql
 
 app = App("sales")
 
 TABLE = """CREATE TABLE IF NOT EXISTS sales (id TEXT NOT NULL, month TEXT NOT NULL, cds INTEGER NOT NULL,
-    cents INTEGER NOT NULL, at REAL NOT NULL)"""
+    cents INTEGER NOT NULL, at DOUBLE PRECISION NOT NULL)"""
 
 
 class OrderPlaced(Event, name="order.placed"):
@@ -32,7 +31,7 @@ class OrderCancelled(Event, name="order.cancelled"):
 
 
 @app.on(OrderPlaced, OrderCancelled)
-def book(events: list[OrderPlaced | OrderCancelled], db: sqlite3.Connection) -> None:
+def book(events: list[OrderPlaced | OrderCancelled], db: Sql) -> None:
     """Add what was sold; what was cancelled is a sale of less than nothing."""
     db.execute(TABLE)
     db.executemany("INSERT INTO sales VALUES (?, ?, ?, ?, ?)", [row(event) for event in events])

@@ -1,13 +1,12 @@
 """Shipping: sends what is paid."""
 
-import sqlite3
 import time
 
-from tidings import App, Event
+from tidings import App, Event, Sql
 
 app = App("shipping")
 
-TABLE = "CREATE TABLE IF NOT EXISTS shipping_parcels (id TEXT NOT NULL, at REAL NOT NULL)"
+TABLE = "CREATE TABLE IF NOT EXISTS shipping_parcels (id TEXT NOT NULL, at DOUBLE PRECISION NOT NULL)"
 
 
 class PaymentTaken(Event, name="payment.taken"):
@@ -25,7 +24,7 @@ class ParcelSent(Event, name="parcel.sent", key="order_id"):
 
 
 @app.on(PaymentTaken)
-def send(paid: PaymentTaken, db: sqlite3.Connection) -> ParcelSent:
+def send(paid: PaymentTaken, db: Sql) -> ParcelSent:
     """Pack it and hand it over."""
     db.execute(TABLE)
     db.execute("INSERT INTO shipping_parcels VALUES (?, ?)", (paid.order_id, time.time()))

@@ -25,7 +25,7 @@ from tidings.errors import (
 from tidings.isolation import Isolation
 from tidings.message import Command, Event, Query
 from tidings.retry import Retry
-from tidings.store import Table, Tx
+from tidings.store import Sql, Table, Tx
 
 __all__ = [
     "App",
@@ -51,6 +51,7 @@ __all__ = [
     "Query",
     "Record",
     "Retry",
+    "Sql",
     "Start",
     "StorageError",
     "StorageFull",

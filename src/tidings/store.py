@@ -1,12 +1,12 @@
 """The store port: what keeps state. An adapter is one file in `stores/`.
 
 Three things meet in one commit: rows of Tables, the user's own SQL, and what the broker publishes and acknowledges.
-`Tx` is what a handler sees, `Unit` what the worker commits.
+`Tx` and `Sql` are what handlers see, `Unit` what the worker commits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Generic, Protocol, Self, TypeVar, overload, runtime_checkable
 
@@ -57,6 +57,22 @@ class Tx(Protocol):
 
     def delete(self, table: Table[Any], key: str) -> None:
         """Remove a row; nothing where there is none."""
+        ...
+
+
+class Sql(Protocol):
+    """The transaction of a `def` handler, for SQL that runs on every store: `?` stands for a value.
+
+    What it writes is kept together with the acknowledgement, or not at all. Which words a database knows is its own
+    affair: what is to move from SQLite to PostgreSQL keeps to what both understand.
+    """
+
+    def execute(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        """Run a statement; the rows that it returns, empty where it returns none."""
+        ...
+
+    def executemany(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Run a statement for each row of values."""
         ...
 
 

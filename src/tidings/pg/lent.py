@@ -1,18 +1,24 @@
 """The transaction's connection in a handler's hands: what it may do with it, and how what it did is undone.
 
-As a psycopg.Connection it is lent as it is; as a SQLAlchemy Session it is wrapped.
+As a psycopg.Connection it is lent as it is; as Sql or as a SQLAlchemy Session it is wrapped.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator
+import functools
+import re
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any, Self
 
 from psycopg.pq import TransactionStatus
 
 from tidings.errors import Redo, TransactionEnded
 from tidings.pg.database import Connection
+
+MARKS = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|[?%]""")
+STATEMENTS = 500
+"""How many translated ones are remembered."""
 
 
 class PostgresScope:
@@ -64,6 +70,33 @@ class PostgresScope:
             ended.__cause__ = error
             return ended
         return error
+
+
+class PostgresSql:
+    """See Sql."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def execute(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        """See Sql.execute."""
+        cursor = self._connection.execute(translated(sql), values)
+        return cursor.fetchall() if cursor.description else []
+
+    def executemany(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        """See Sql.executemany."""
+        self._connection.used += 1
+        self._connection.cursor().executemany(translated(sql), rows)
+
+
+@functools.lru_cache(STATEMENTS)
+def translated(sql: str) -> bytes:
+    """A statement with the marks of psycopg for those of ours; what is quoted stays what it is."""
+    return MARKS.sub(_mark, sql).encode()
+
+
+def _mark(found: re.Match[str]) -> str:
+    return "%s" if found[0] == "?" else found[0].replace("%", "%%")
 
 
 @contextlib.contextmanager

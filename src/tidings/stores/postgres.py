@@ -25,11 +25,11 @@ import psycopg
 from tidings.errors import Closed, Conflict, NotInTransaction
 from tidings.pg import schema
 from tidings.pg.database import Connection, Database
-from tidings.pg.lent import PostgresScope, session
+from tidings.pg.lent import PostgresScope, PostgresSql, session
 from tidings.pg.packed import blobs, longs, texts
 from tidings.pg.reader import Reader
 from tidings.pg.writer import Step, Writer
-from tidings.store import Table, Tx, Unit
+from tidings.store import Sql, Table, Tx, Unit
 
 GET = """SELECT r.tbl, r.key, r.value, r.stamp FROM unnest(%s::text[], %s::bytea[]) w(tbl, key)
     JOIN tidings.row r ON r.tbl = w.tbl AND r.key = w.key"""
@@ -227,9 +227,11 @@ class PostgresStore:
             await reader.close()
 
     def resource(self, kind: type) -> Resource | None:
-        """See Store.resource: psycopg.Connection, and SQLAlchemy's Session where the extra is installed."""
+        """See Store.resource: Sql, psycopg.Connection, and SQLAlchemy's Session where the extra is installed."""
         if kind is psycopg.Connection:
             return contextlib.nullcontext
+        if kind is Sql:
+            return lambda connection: contextlib.nullcontext(PostgresSql(connection))
         if kind.__module__.startswith("sqlalchemy.orm") and kind.__name__ == "Session":
             return session
         return None

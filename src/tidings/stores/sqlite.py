@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import random
 import sqlite3
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Self
 
@@ -21,7 +21,7 @@ import msgspec
 from tidings.embedded.database import Connection, Database, named
 from tidings.embedded.writer import Writer
 from tidings.errors import Closed, Conflict, NotInTransaction, Redo, TransactionEnded
-from tidings.store import Table, Tx, Unit
+from tidings.store import Sql, Table, Tx, Unit
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS tidings_row (tbl TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL,
@@ -237,9 +237,11 @@ class SqliteStore:
             self.database.close()
 
     def resource(self, kind: type) -> Resource | None:
-        """See Store.resource: sqlite3.Connection, and SQLAlchemy's Session where the extra is installed."""
+        """See Store.resource: Sql, sqlite3.Connection, and SQLAlchemy's Session where the extra is installed."""
         if kind is sqlite3.Connection:
             return contextlib.nullcontext
+        if kind is Sql:
+            return lambda connection: contextlib.nullcontext(SqliteSql(connection))
         if kind.__module__.startswith("sqlalchemy.orm") and kind.__name__ == "Session":
             return _session
         return None
@@ -323,6 +325,21 @@ class SqliteStore:
 
 def _no_rows(connection: Connection, rows: Sequence[Any]) -> None:
     """Nothing is appended to a store: its log is elsewhere."""
+
+
+class SqliteSql:
+    """See Sql."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def execute(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        """See Sql.execute."""
+        return self._connection.execute(sql, values).fetchall()
+
+    def executemany(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        """See Sql.executemany."""
+        self._connection.executemany(sql, rows)
 
 
 class Guest:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from tidings.cli.demo.options import SPEED, Options
+from tidings.cli.dev import KINDS
 
 
 @click.command(short_help="A web shop of several services works off real orders, and survives a kill -9.")
@@ -38,6 +39,16 @@ from tidings.cli.demo.options import SPEED, Options
     help="Keep the shop in this database, and go on with what is in it; a temporary one by default.",
 )
 @click.option(
+    "--broker",
+    metavar="URL",
+    help=f"Run the shop on this server; a name ({', '.join(KINDS)}) starts one, and ends it.",
+)
+@click.option(
+    "--store",
+    metavar="URL",
+    help="Where the services keep their books, beside a server that has no store; a temporary file by default.",
+)
+@click.option(
     "--picture",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="SVG",
@@ -51,5 +62,9 @@ def demo(**given: Any) -> None:
     anything was lost or done twice. Ctrl-C ends it; with --db it goes on the next time.
     """
     from tidings.cli.demo.performance import perform
+    from tidings.cli.demo.place import placed
 
-    sys.exit(asyncio.run(perform(Options(**given))))
+    options = Options(**given)
+    with placed(options) as place:
+        code = asyncio.run(perform(options, place))
+    sys.exit(code)

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import msgspec
 
+from tidings.cli.demo.place import Place
 from tidings.cli.demo.worker import HOLD, Figures, Report
 from tidings.errors import TidingsError
 
-PATIENCE = 15.0
+PATIENCE = 120.0
 """Seconds for a worker to start, and to end."""
 FALLS = 3
 """How often a worker may die of itself before the demo gives up."""
@@ -49,11 +50,11 @@ class Hand:
         """By handler, summed over all lives."""
         return total(self._before, self._now)
 
-    async def keep(self, broker: str, log: Path, pause: float) -> None:
+    async def keep(self, settings: str, log: Path, pause: float) -> None:
         """Keep a process running until `end`, with a pause between two lives. Raises WorkerDied."""
         falls = 0
         while not self._ending:
-            await self._live(broker, log)
+            await self._live(settings, log)
             falls += not (self._killed or self._ending)
             if falls == FALLS:
                 raise WorkerDied(f"The worker {self.name!r} ends whatever is done:\n{last_words(log)}")
@@ -80,9 +81,9 @@ class Hand:
         if self._writer is not None:
             self._writer.close()
 
-    async def _live(self, broker: str, log: Path) -> None:
+    async def _live(self, settings: str, log: Path) -> None:
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "tidings.cli.demo.worker", broker, str(theirs.fileno()), *self.services]
+        command = [sys.executable, "-m", "tidings.cli.demo.worker", settings, str(theirs.fileno()), *self.services]
         with theirs, log.open("ab") as words:
             # A session of its own: Ctrl-C is for the stage, which ends the workers in order.
             self._process = await asyncio.create_subprocess_exec(
@@ -130,11 +131,12 @@ class Crew:
         self._turn = 0
 
     @contextlib.asynccontextmanager
-    async def working(self, broker: str, folder: Path) -> AsyncGenerator[None]:
+    async def working(self, place: Place) -> AsyncGenerator[None]:
         """All processes work while the block lasts. Raises WorkerDied, in an exception group."""
+        settings = msgspec.json.encode(place.settings).decode()
         async with asyncio.TaskGroup() as group:
             for hand in self.hands:
-                group.create_task(hand.keep(broker, folder / f"{hand.name}.log", self._pause), name=hand.name)
+                group.create_task(hand.keep(settings, place.folder / f"{hand.name}.log", self._pause), name=hand.name)
             try:
                 await self._all_ready()
                 yield

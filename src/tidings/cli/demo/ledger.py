@@ -21,10 +21,11 @@ class Sales(msgspec.Struct, frozen=True):
 
 
 class Ledger(msgspec.Struct, frozen=True, kw_only=True):
-    """The account of the whole file; `kills`, `seconds` and `orders_per_second` are of this run alone.
+    """The account of the whole file; `kills`, `seconds`, `orders_per_second` and `recovery` are of this run alone.
 
     `effects` says by service how often something was done for an order; `lost` and `duplicated` look at cancellations
-    too. What is missing behind a dead letter of its order is not lost: it waits for somebody to mend it.
+    too. What is missing behind a dead letter of its order is not lost: it waits for somebody to mend it. `recovery` is
+    how many seconds after a kill all orders were done that were placed before it, at most; None without a kill.
     """
 
     orders: int
@@ -35,6 +36,7 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     kills: int
     seconds: float
     orders_per_second: float
+    recovery: float | None
     sales: Sales
 
     @property
@@ -69,6 +71,6 @@ async def compare(shop: Shop, audit: Any, past: Iterable[Any], stopped: Collecti
         effects[service] = sum(count for id, count in times.items() if id in orders)
         duplicated += sum(times.values()) - len(times)
         lost += sum(id not in times and order not in stopped for id, order in ids.items())
-    cds, dollars = audit.sales()
+    cds, dollars = await audit.sales()
     sales = Sales(cds, str(dollars))
     return Books(orders=len(orders), effects=effects, lost=lost, duplicated=duplicated, sales=sales)

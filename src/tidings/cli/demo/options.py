@@ -20,6 +20,8 @@ class Options(NamedTuple):
     headless: bool
     as_json: bool
     db: Path | None
+    broker: str | None
+    store: str | None
     picture: Path | None
 
     @property

@@ -6,10 +6,8 @@ import asyncio
 import contextlib
 import io
 import signal
-import tempfile
 from collections.abc import AsyncGenerator
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import click
@@ -17,6 +15,7 @@ from rich.console import Console
 
 from tidings.cli.demo.account import tell
 from tidings.cli.demo.options import Options
+from tidings.cli.demo.place import Place
 from tidings.cli.demo.play import PATIENCE, Play, Wish, staged
 from tidings.cli.demo.shop import Shop, find
 from tidings.cli.demo.view import WIDTH, View, save, shown
@@ -30,23 +29,18 @@ BAR_EVERY = 0.2
 """Seconds between two steps of the progress bar."""
 
 
-async def perform(options: Options) -> int:
+async def perform(options: Options, place: Place) -> int:
     """Play, and tell the ledger; returns the exit code. Raises click.ClickException for a file that cannot be read."""
     shop = find()
     past = _read(shop, options)
-    with tempfile.TemporaryDirectory(prefix="tidings-demo-") as temporary:
-        folder = Path(temporary)
-        database = (options.db or folder / "shop.db").absolute()
-        wish = Wish(database, options.kills, options.pace, PAUSE if options.watched else 0.0)
-        async with staged(shop, past, wish) as play:
-            if not await _run(play, folder, options):
-                click.echo(
-                    f"Stopped after {play.feed.sent:,} of {len(play.feed.past):,}. {_how_to_go_on(options)}", err=True
-                )
-                return INTERRUPTED
-            if play.left:
-                click.echo(f"Nothing moved for {PATIENCE:g} s; events still waiting: {to_json(play.left)}", err=True)
-            ledger, letters = await play.ledger()
+    wish = Wish(options.kills, options.pace, PAUSE if options.watched else 0.0)
+    async with staged(shop, past, wish, place) as play:
+        if not await _run(play, options):
+            click.echo(f"Stopped after {play.feed.sent:,} of {len(play.feed.past):,}. {_how_to_go_on(place)}", err=True)
+            return INTERRUPTED
+        if play.left:
+            click.echo(f"Nothing moved for {PATIENCE:g} s; events still waiting: {to_json(play.left)}", err=True)
+        ledger, letters = await play.ledger()
     if not (options.as_json and options.headless):
         tell(ledger, letters, Console(stderr=options.as_json, highlight=False))
     if options.as_json:
@@ -61,11 +55,11 @@ def _read(shop: Shop, options: Options) -> list[Any]:
         raise click.ClickException(str(error)) from error
 
 
-def _how_to_go_on(options: Options) -> str:
-    return f"The shop is kept in {options.db}; the same command goes on." if options.db else "The shop was temporary."
+def _how_to_go_on(place: Place) -> str:
+    return "The shop is kept; the same command goes on." if place.kept else "The shop was temporary."
 
 
-async def _run(play: Play, folder: Path, options: Options) -> bool:
+async def _run(play: Play, options: Options) -> bool:
     """Play to the end, or to the first signal. Raises WorkerDied."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -73,7 +67,7 @@ async def _run(play: Play, folder: Path, options: Options) -> bool:
         loop.add_signal_handler(name, stop.set)
     try:
         async with _audience(play, options):
-            return await play.run(folder, stop)
+            return await play.run(stop)
     except BaseExceptionGroup as group:
         raise _innermost(group) from None
 

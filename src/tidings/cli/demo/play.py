@@ -7,18 +7,21 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
+import click
+
+from tidings.cli.demo.backlog import Backlog
 from tidings.cli.demo.crew import Crew, Hand
 from tidings.cli.demo.feed import Feed
 from tidings.cli.demo.ledger import Ledger, compare
+from tidings.cli.demo.place import Place
 from tidings.cli.demo.shop import CREW, Shop
-from tidings.cli.letters import Letter, letters
-from tidings.cli.target import connected
+from tidings.cli.letters import Letter
+from tidings.clock import Clock
 from tidings.config import load
-from tidings.embedded.catalog import Catalog
-from tidings.message import contract_of
+from tidings.connect import connect
+from tidings.errors import BrokerError
 
 LOOK = 0.1
 """Seconds between two looks at what is waiting."""
@@ -34,7 +37,6 @@ NEWS = 8
 class Wish(NamedTuple):
     """What was asked for. `speed` in orders a second; None for as fast as it goes."""
 
-    database: Path
     kills: int
     speed: float | None
     pause: float
@@ -43,31 +45,56 @@ class Wish(NamedTuple):
 class Play:
     """One run of the shop."""
 
-    def __init__(
-        self, shop: Shop, wish: Wish, *, past: Sequence[Any], feed: Feed, catalog: Catalog, audit: Any
-    ) -> None:
+    def __init__(self, shop: Shop, place: Place, wish: Wish, *, past: Sequence[Any], backlog: Backlog) -> None:
         self.shop = shop
         self.past = past
-        self.feed = feed
-        self.audit = audit
         self.crew = Crew(CREW, self._tell, wish.pause)
+        self.audit = shop.audit.Audit(backlog.store)
         self.news: deque[tuple[float, str]] = deque(maxlen=NEWS)
         self.began: float | None = None
         self.seconds = 0.0
         self.left: dict[str, int] = {}
+        self.waiting = backlog.waiting
+        self._place = place
         self._wish = wish
-        self._catalog = catalog
-        self._closed_before = int(audit.closed())
+        self._backlog = backlog
         self._armed = 0
         self._killing: asyncio.Task[None] | None = None
-        self._groups = [
-            (app.name, handler.name, contract_of(source).topic)
-            for app in shop.apps for handler in app.handlers.values() for source in handler.sources
-        ]  # fmt: skip
+        self._watching: set[asyncio.Task[None]] = set()
+        self._recovery: float | None = None
 
-    async def run(self, folder: Path, stop: asyncio.Event) -> bool:
+    async def prepare(self) -> None:
+        """Find out what is left to do. Raises click.ClickException where what an earlier run left would come between.
+
+        A shop that is kept has the books of what it has done; publishing that once more would change nothing, but take
+        time. To one whose books are new, ids are given that no earlier run can have used.
+        """
+        await self.audit.open()
+        if not self._place.kept:
+            await self._refuse_leftovers()
+        ids = [each.order_id for each in self.past]
+        closed = await self.audit.times("orders", ids)
+        undone = [
+            each
+            for each in self.past
+            if not isinstance(each, self.shop.history.PastOrder) or each.order_id not in closed
+        ]
+        self._closed_before = len(closed)
+        prefix = "" if self._place.kept else f"{Clock().id()}-"
+        self.feed = Feed(self.shop, undone, speed=self._wish.speed, prefix=prefix)
+
+    async def _refuse_leftovers(self) -> None:
+        waiting = sum((await self._backlog.all()).values())
+        letters = sum((await self._backlog.dead()).values())
+        if waiting or letters:
+            raise click.ClickException(
+                f"An earlier run has left {waiting:,} events and {letters:,} dead letters on this server, and its "
+                "books are not here. Name its store to go on with it (--store sqlite:shop.db), or take another server."
+            )
+
+    async def run(self, stop: asyncio.Event) -> bool:
         """Play to the end, or until `stop` is set; returns whether it came to its end. Raises WorkerDied."""
-        async with self.crew.working(f"sqlite:{self._wish.database}", folder):
+        async with self.crew.working(self._place):
             self.began = time.monotonic()
             work = asyncio.create_task(self._work(), name="play")
             stopping = asyncio.create_task(stop.wait(), name="stop")
@@ -77,7 +104,7 @@ class Play:
                 if work.done():
                     work.result()
             finally:
-                for task in filter(None, (work, stopping, self._killing)):
+                for task in filter(None, (work, stopping, self._killing, *self._watching)):
                     task.cancel()
             return not stop.is_set()
 
@@ -86,32 +113,26 @@ class Play:
         """Seconds since the first order."""
         return 0.0 if self.began is None else time.monotonic() - self.began
 
-    @property
-    def closed(self) -> int:
+    async def closed(self) -> int:
         """How many orders this run has done."""
-        return int(self.audit.closed()) - self._closed_before
-
-    def waiting(self) -> dict[str, int]:
-        """How many events wait for each service."""
-        waiting = {app.name: 0 for app in self.shop.apps}
-        for app, group, topic in self._groups:
-            waiting[app] += self._catalog.lag(topic, group, time.time()).waiting or 0
-        return waiting
+        return int(await self.audit.closed()) - self._closed_before
 
     async def _work(self) -> None:
         await self.feed.run(self._under_way, self._allowed)
         quiet, before, since = 0, {"orders": -1}, time.monotonic()
         while quiet < QUIET and time.monotonic() - since < PATIENCE:
             await asyncio.sleep(LOOK)
-            waiting = {service: count for service, count in self.waiting().items() if count}
+            waiting = {service: count for service, count in (await self._backlog.all()).items() if count}
             quiet = 0 if waiting else quiet + 1
             if waiting != before:
                 before, since = waiting, time.monotonic()
         self.left = before
+        if self._watching:
+            await asyncio.wait(self._watching, timeout=1.0)
 
-    def _under_way(self) -> int:
+    async def _under_way(self) -> int:
         dead = sum(figures.dead for figures in self.crew.figures.values())
-        return self.feed.orders_sent - self.closed - dead
+        return self.feed.orders_sent - await self.closed() - dead
 
     # -- killing
 
@@ -131,16 +152,24 @@ class Play:
         return await self._allowed(sent)
 
     async def _kill(self, hand: Hand) -> None:
-        """Kill it, and see how long it takes until what it held is free for others."""
-        pid = await self.crew.kill(hand)
-        since = time.monotonic()
-        while True:
-            if not any(member.pid == pid for member in self._catalog.members(since)):
-                break
+        await self.crew.kill(hand)
+        watching = asyncio.create_task(self._recover(hand, time.time()), name="recovery")
+        self._watching.add(watching)
+        watching.add_done_callback(self._watching.discard)
+
+    async def _recover(self, hand: Hand, killed: float) -> None:
+        """See how long it takes until all is done that was placed before the kill."""
+        orders = (each for each in self.feed.past[: self.feed.sent] if isinstance(each, self.shop.history.PastOrder))
+        left = {order.order_id for order in orders}
+        left -= (await self.audit.times("orders", left)).keys()
+        while left:
             await asyncio.sleep(LOOK)
+            left -= (await self.audit.closed_since(killed)).keys()
+        seconds = time.time() - killed
+        self._recovery = max(seconds, self._recovery or 0.0)
         others = [other.name for other in self.crew.hands if other is not hand and other.services == hand.services]
-        what = f"{' and '.join(others)} takes over" if others else "nobody else does its work: it waits"
-        self._tell(f"{what}, after {time.monotonic() - since:.1f} s")
+        what = f"{' and '.join(others)} took over" if others else "nobody else does its work"
+        self._tell(f"{what}: all placed before is done, after {seconds:.1f} s")
 
     def _tell(self, what: str) -> None:
         self.news.append((self.elapsed, what))
@@ -149,34 +178,33 @@ class Play:
 
     async def ledger(self) -> tuple[Ledger, list[Letter]]:
         """What came of it, and the dead letters."""
-        open_letters = list(letters(self._catalog))
-        stopped = {letter.record.key for letter in open_letters}
-        books = await compare(self.shop, self.audit, self.past, stopped)
+        letters = await self._backlog.letters()
+        books = await compare(self.shop, self.audit, self.past, {letter.record.key for letter in letters})
+        closed = await self.closed()
         ledger = Ledger(
             orders=books.orders, effects=books.effects, lost=books.lost, duplicated=books.duplicated,
-            dead=len(open_letters), kills=self.crew.kills, seconds=round(self.seconds, 3),
-            orders_per_second=round(self.closed / self.seconds, 1) if self.seconds else 0.0, sales=books.sales,
+            dead=len(letters), kills=self.crew.kills, seconds=round(self.seconds, 3),
+            orders_per_second=round(closed / self.seconds, 1) if self.seconds else 0.0,
+            recovery=None if self._recovery is None else round(self._recovery, 3), sales=books.sales,
         )  # fmt: skip
-        return ledger, open_letters
+        return ledger, letters
 
 
 @contextlib.asynccontextmanager
-async def staged(shop: Shop, past: Sequence[Any], wish: Wish) -> AsyncGenerator[Play]:
-    """A play in a database that is there or made. Raises a StorageError that says what is wrong with it."""
-    url = f"sqlite:{wish.database}"
+async def staged(shop: Shop, past: Sequence[Any], wish: Wish, place: Place) -> AsyncGenerator[Play]:
+    """A play at this place. Raises click.ClickException where it cannot be entered."""
+    config = load(**place.settings)
+    connection = connect(config, Clock())
     app = shop.orders.app
-    async with connected(url) as connection:
-        with Catalog(wish.database) as catalog:
-            audit = shop.audit.Audit(catalog.connection, connection.store)
-            feed = Feed(shop, await undone(shop, past, audit), wish.speed)
-            await app.open(connection, load(broker=url))
-            try:
-                yield Play(shop, wish, past=past, feed=feed, catalog=catalog, audit=audit)
-            finally:
-                await app.close()
-
-
-async def undone(shop: Shop, past: Sequence[Any], audit: Any) -> list[Any]:
-    """What no earlier run has done. Publishing the rest once more would change nothing, but it would take time."""
-    closed = await audit.times("orders", [each.order_id for each in past])
-    return [each for each in past if not isinstance(each, shop.history.PastOrder) or each.order_id not in closed]
+    try:
+        await connection.open()
+    except BrokerError as error:
+        raise click.ClickException(str(error)) from error
+    try:
+        play = Play(shop, place, wish, past=past, backlog=Backlog(connection, shop))
+        await play.prepare()
+        await app.open(connection, config)
+        yield play
+    finally:
+        await app.close()
+        await connection.close()

@@ -77,7 +77,7 @@ class View:
     async def look(self) -> None:
         """Take in how things stand."""
         if self._looks % LAG_EVERY == 0:
-            self._waiting = self._play.waiting()
+            self._waiting = await self._play.waiting()
         self._looks += 1
         self._moments.append(Moment(time.monotonic(), by_service(self._play.crew.figures)))
         await self._follow()

@@ -11,6 +11,7 @@ import contextlib
 import socket
 import sys
 import time
+from typing import Any
 
 import msgspec
 
@@ -22,8 +23,6 @@ LOOK_EVERY = 0.001
 HELD = 5.0
 """Seconds: between two reports, between two looks at what is in hand, and how long a worker waits to be killed."""
 HOLD = b"hold\n"
-KEEP = 100 * 365 * 86400.0
-"""Seconds for which the shop keeps its events: as long as it has them, an order placed again is not a second one."""
 
 
 class Figures(msgspec.Struct, array_like=True):
@@ -126,16 +125,16 @@ def figures(runtime: Runtime) -> dict[str, Figures]:
     }
 
 
-async def work(broker: str, descriptor: int, services: list[str]) -> int:
+async def work(settings: dict[str, Any], descriptor: int, services: list[str]) -> int:
     """Run the services until the stage is gone; returns the exit code."""
     stop = asyncio.Event()
     line = Line(socket.socket(fileno=descriptor), stop)
     try:
-        return await serve(find().run_by(services), ready=line.begin, stop=stop, broker=broker, keep=KEEP)
+        return await serve(find().run_by(services), ready=line.begin, stop=stop, **settings)
     finally:
         await line.end()
 
 
 if __name__ == "__main__":
-    _, url, number, *names = sys.argv
-    sys.exit(asyncio.run(work(url, int(number), names)))
+    _, given, number, *names = sys.argv
+    sys.exit(asyncio.run(work(msgspec.json.decode(given), int(number), names)))

@@ -16,21 +16,23 @@ from tidings.store import Store
 
 if TYPE_CHECKING:
     from tidings.pg.database import Database
+    from tidings.survey import Surveyor
 
 
 class Scheme(NamedTuple):
-    """Where the adapter of a scheme is, and the extra that brings its client."""
+    """Where the adapter of a scheme is, and the extra that brings its client; `package` is where the rest of it is."""
 
     module: str
     link: str
     extra: str
+    package: str
 
 
 LINKS = {
-    **dict.fromkeys(("nats", "tls"), Scheme("nats", "NatsLink", "nats")),
-    "kafka": Scheme("kafka", "KafkaLink", "kafka"),
-    **dict.fromkeys(("amqp", "amqps"), Scheme("rabbitmq", "RabbitLink", "rabbitmq")),
-    **dict.fromkeys(("redis", "rediss", "valkey", "valkeys"), Scheme("redis", "RedisLink", "redis")),
+    **dict.fromkeys(("nats", "tls"), Scheme("nats", "NatsLink", "nats", "jetstream")),
+    "kafka": Scheme("kafka", "KafkaLink", "kafka", "kafka"),
+    **dict.fromkeys(("amqp", "amqps"), Scheme("rabbitmq", "RabbitLink", "rabbitmq", "amqp")),
+    **dict.fromkeys(("redis", "rediss", "valkey", "valkeys"), Scheme("redis", "RedisLink", "redis", "redis")),
 }
 """Servers that move records; the engine and a store supply what they lack."""
 POSTGRES = ("postgresql", "postgres")
@@ -86,6 +88,22 @@ def connect(config: Config, clock: Clock) -> Connection:
             "settles state and messages in one commit, so both have to be one file: leave `store` out."
         )
     return _embedded(config, clock, ":memory:" if scheme == "memory" else path)
+
+
+def surveyor(config: Config, clock: Clock) -> Surveyor | None:
+    """What looks at the server of the broker, not yet open; None where that is no server. Raises ConfigError."""
+    scheme = _split(config.broker)[0]
+    if scheme in POSTGRES:
+        database = _server(config.broker, config, clock)[1]
+        from tidings.pg.survey import Surveyor
+
+        return Surveyor(database)
+    if scheme not in LINKS:
+        return None
+    importlib.import_module(f"tidings.brokers.{LINKS[scheme].module}")  # which says what to install
+    module = importlib.import_module(f"tidings.{LINKS[scheme].package}.survey")
+    found: Surveyor = module.Surveyor(config.broker, clock)
+    return found
 
 
 def _linked(config: Config, clock: Clock, scheme: Scheme) -> Connection:

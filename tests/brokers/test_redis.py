@@ -423,7 +423,6 @@ async def test_few_rights_are_enough(valkey_server: Valkey, client: plain.Redis)
         await link.seek("order", GROUP, Start.EARLIEST)
         assert await link.trim("order", 0.0) == 0
         await link._connection.wire().ask("PING")
-        assert "does not tell" in (await link.promises())[0]
         assert link.limit == 512 << 20
     finally:
         await link.close()
@@ -462,19 +461,6 @@ async def test_a_server_without_tls_or_none_at_all_is_said(valkey_server: Valkey
 def test_urls_that_do_not_fit_are_refused(url: str) -> None:
     with pytest.raises(ConfigError):
         RedisLink(url, Clock())
-
-
-async def test_the_settings_of_the_server_say_what_holds(link: RedisLink, client: plain.Redis) -> None:
-    assert "its machine" in (await link.promises())[0]
-    await client.config_set("appendfsync", "everysec")
-    try:
-        assert "up to a second" in (await link.promises())[0]
-    finally:
-        await client.config_set("appendfsync", "always")
-    assert (await link.promises())[1:] == [
-        "Nothing is evicted: where memory is full, publishing fails and says so.",
-        "There is no replica: what is published lives and dies with this server's disk.",
-    ]
 
 
 async def test_after_close_all_say_so(valkey_server: Valkey) -> None:

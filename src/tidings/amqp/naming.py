@@ -12,6 +12,9 @@ from tidings.errors import BrokerError
 LONGEST = 255
 ALL = "#"
 WITH_ENDLESS_LIMIT = (4, 0)
+SMALLER_SINCE = (4, 0)
+LARGEST, SMALLER = 128 << 20, 16 << 20
+"""The largest message of RabbitMQ, by default: before version 4, and since."""
 
 
 class Place(NamedTuple):
@@ -64,6 +67,11 @@ def _checked(name: str, of: str) -> str:
 def slot(key: str) -> int:
     """The routing key of a record with this key, as a number."""
     return crc32(key.encode()) % SLOTS
+
+
+def largest(version: tuple[int, ...]) -> int:
+    """The largest message of a server of this version, in bytes, by default."""
+    return SMALLER if version >= SMALLER_SINCE else LARGEST
 
 
 def queue_settings(version: tuple[int, ...]) -> dict[str, Any]:

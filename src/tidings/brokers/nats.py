@@ -14,7 +14,7 @@ from tidings.clock import Clock
 from tidings.errors import BodyTooLarge, BrokerError, ConfigError, PublishFailed
 from tidings.jetstream import address, content, naming
 from tidings.jetstream.cursor import State, encode
-from tidings.jetstream.naming import Topic
+from tidings.jetstream.naming import HEADROOM, METADATA, Topic
 from tidings.link import Line
 
 try:
@@ -30,11 +30,8 @@ except ModuleNotFoundError as missing:
 
 LEASE = 30.0
 OLDEST = (2, 11)
-HEADROOM = 8192
-"""Bytes of a message that are kept for its headers."""
 IN_FLIGHT = 1000
 """How many messages are on their way at a time."""
-METADATA = "tidings-parts"
 
 
 class NatsLink:

@@ -14,7 +14,7 @@ try:
     from tidings.amqp.connection import Connection, server_version
     from tidings.amqp.control import Control
     from tidings.amqp.line import GroupLine
-    from tidings.amqp.naming import Place
+    from tidings.amqp.naming import LARGEST, Place, largest
     from tidings.amqp.view import View
     from tidings.amqp.wire import envelope, packed
 except ModuleNotFoundError as error:
@@ -29,9 +29,6 @@ from tidings.clock import Clock
 from tidings.errors import BodyTooLarge, BrokerError, Closed, InvalidEvent, PublishFailed
 from tidings.link import Line
 
-SMALLER_SINCE = (4, 0)
-LARGEST, SMALLER = 128 << 20, 16 << 20
-"""The largest message of RabbitMQ, by default: before version 4, and since."""
 PERSISTENT = b"\x10\x00\x02"
 OTHER_SETTINGS, NOT_FOUND = 406, 404
 
@@ -75,8 +72,7 @@ class RabbitLink:
             await self.connection.close()
             raise
         self._opened = True
-        version = server_version(self.connection.wire())
-        self.limit = SMALLER if version >= SMALLER_SINCE else LARGEST
+        self.limit = largest(server_version(self.connection.wire()))
 
     async def close(self) -> None:
         """See Link."""

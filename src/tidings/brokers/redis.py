@@ -8,8 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from tidings.binding import seconds
 from tidings.broker import Feature, Lag, Record, Start
@@ -17,7 +16,7 @@ from tidings.clock import Clock
 from tidings.errors import BrokerError, ConfigError, DecodeError
 from tidings.link import Line
 from tidings.redis import address, naming, scripts
-from tidings.redis.naming import Place, Topic
+from tidings.redis.naming import LARGEST, Place, Topic
 from tidings.redis.part import order
 
 try:
@@ -34,8 +33,6 @@ log = logging.getLogger("tidings")
 
 LEASE = 30.0
 KEEP = 7 * 86400.0
-LARGEST = 512 << 20
-"""The largest value where the server does not tell, in bytes."""
 TRIM_EVERY = 60.0
 
 
@@ -223,52 +220,9 @@ class RedisLink:
             if not count:
                 return total
 
-    # -- what the server's settings are worth
-
-    async def promises(self) -> list[str]:
-        """What holds with the settings that the server has just now, a sentence each. Raises BrokerError."""
-        wire = self._connection.wire()
-        try:
-            told = pairs(await wire.ask("CONFIG", "GET", "*"))
-        except Refused:
-            return ["The server does not tell its settings (`CONFIG GET` is not allowed): nothing is known of them."]
-        replication = (await wire.ask("INFO", "replication")).decode()
-        return [
-            _on_disk(told),
-            _in_memory(told),
-            _elsewhere(self._address.replicas, re.search(r"connected_slaves:(\d+)", replication)),
-        ]
-
 
 def _time(id: bytes, told: bytes) -> float:
     try:
         return seconds(told.decode())
     except (UnicodeDecodeError, DecodeError):
         return order(id)[0] / 1000
-
-
-def _on_disk(told: Mapping[str, str]) -> str:
-    if told.get("appendonly") != "yes":
-        return "What is published may be lost with the server's process: set `appendonly yes` and `appendfsync always`."
-    if told.get("appendfsync") == "always":
-        return "What is published survives the death of the server and of its machine (appendfsync always)."
-    return (
-        "What is published survives the death of the server's process; a power cut takes up to a second of it "
-        f"(appendfsync {told.get('appendfsync')}): set `appendfsync always`."
-    )
-
-
-def _in_memory(told: Mapping[str, str]) -> str:
-    policy = told.get("maxmemory-policy", "noeviction")
-    if policy == "noeviction" or told.get("maxmemory", "0") == "0":
-        return "Nothing is evicted: where memory is full, publishing fails and says so."
-    return f"Whole parts of topics may be evicted when memory is full (maxmemory-policy {policy}): set `noeviction`."
-
-
-def _elsewhere(wanted: int, found: re.Match[str] | None) -> str:
-    have = int(found[1]) if found else 0
-    if wanted:
-        return f"What is published is on {wanted} replicas when it counts as kept (?replicas=); {have} are connected."
-    if have:
-        return f"A failover to one of the {have} replicas may lose what was just published: add ?replicas=1."
-    return "There is no replica: what is published lives and dies with this server's disk."

@@ -11,7 +11,6 @@ import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 from tidings import dead
 from tidings.cli.catalog import internal
@@ -28,8 +27,7 @@ from tidings.errors import (
     StorageReadOnly,
     StorageTooNew,
 )
-
-State = Literal["ok", "warn", "bad"]
+from tidings.survey import Finding, State, size
 
 MIB = 1 << 20
 DISK_BAD, DISK_WARN = 64 * MIB, 1024 * MIB
@@ -46,15 +44,6 @@ REMEDIES: dict[type[StorageError], str] = {
 }
 IN_MEMORY = {"tmpfs", "ramfs"}
 IN_A_CONTAINER = {"overlay", "aufs"}
-
-
-class Finding(NamedTuple):
-    """One line of the report."""
-
-    check: str
-    state: State
-    detail: str
-    remedy: str | None = None
 
 
 def examine(path: Path, *, full: bool = False) -> Iterator[Finding]:
@@ -74,7 +63,7 @@ def examine(path: Path, *, full: bool = False) -> Iterator[Finding]:
         yield _broken("file", error)
         return
     with there:
-        yield Finding("file", "ok", f"{path}, format {FORMAT}, {_bytes(path.stat().st_size)}")
+        yield Finding("file", "ok", f"{path}, format {FORMAT}, {size(path.stat().st_size)}")
         checks: dict[str, Callable[[Catalog], Iterator[Finding]]] = {
             "integrity": _full if full else _quick, "records": _records, "space": _space, "workers": _workers,
             "backlog": _backlog, "exceptions": _exceptions, "dead letters": _dead,
@@ -114,7 +103,7 @@ def _place(path: Path) -> Iterator[Finding]:
     free = shutil.disk_usage(folder).free
     state: State = "bad" if free < DISK_BAD else "warn" if free < DISK_WARN else "ok"
     remedy = None if state == "ok" else "free some; writing goes on by itself"
-    yield Finding("disk", state, f"{_bytes(free)} free", remedy)
+    yield Finding("disk", state, f"{size(free)} free", remedy)
 
 
 def _sqlite() -> Iterator[Finding]:
@@ -151,12 +140,12 @@ def _access(path: Path) -> Iterator[Finding]:
 
 def _wal(path: Path) -> Iterator[Finding]:
     wal = path.with_name(path.name + "-wal")
-    size = wal.stat().st_size if wal.exists() else 0
-    if size > WAL_WARN:
-        yield Finding("WAL", "warn", f"{_bytes(size)}: somebody reads in one transaction for too long",
+    length = wal.stat().st_size if wal.exists() else 0
+    if length > WAL_WARN:
+        yield Finding("WAL", "warn", f"{size(length)}: somebody reads in one transaction for too long",
                       "end long transactions on connections of your own; it shrinks by itself")  # fmt: skip
     else:
-        yield Finding("WAL", "ok", _bytes(size))
+        yield Finding("WAL", "ok", size(length))
 
 
 # -- in the file
@@ -191,7 +180,7 @@ def _records(there: Catalog) -> Iterator[Finding]:
 def _space(there: Catalog) -> Iterator[Finding]:
     pages = there.pages()
     free, part = pages.free * pages.size, pages.free / max(pages.total, 1)
-    detail = f"{_bytes(free)} of {_bytes(pages.total * pages.size)} are free pages"
+    detail = f"{size(free)} of {size(pages.total * pages.size)} are free pages"
     if free > FREE_WARN and part > 0.5:
         yield Finding(
             "space", "warn", detail, "they are used again; with every process stopped, VACUUM gives them back"
@@ -252,11 +241,3 @@ def _dead(there: Catalog) -> Iterator[Finding]:
                 yield Finding("dead letters", "warn", f"{count:,} of {handler}", f"`tidings dead list {handler}`")
     if not open_ones:
         yield Finding("dead letters", "ok", "none")
-
-
-def _bytes(size: int) -> str:
-    for unit in ("bytes", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.4g} {unit}"
-        size /= 1024  # type: ignore[assignment]
-    return f"{size:.4g} GiB"

@@ -8,15 +8,25 @@ from __future__ import annotations
 
 import string
 from typing import NamedTuple
+from urllib.parse import unquote
 
 from tidings.roster import part_of
 
+HEADROOM = 8192
+"""Bytes of a message that are kept for its headers."""
+METADATA = "tidings-parts"
+"""In the metadata of a topic's stream: how many parts it has."""
 PLAIN = frozenset((string.ascii_letters + string.digits + "-_").encode())
 
 
 def token(name: str) -> str:
     """A name as one token of a subject, which no other name has."""
     return "".join(chr(b) if b in PLAIN else "=" if b == 46 else f"~{b:02X}" for b in name.encode())
+
+
+def name(token: str) -> str:
+    """The name that became this token."""
+    return unquote(token.replace("=", ".").replace("~", "%"))
 
 
 class Topic(NamedTuple):

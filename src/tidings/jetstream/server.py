@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -81,7 +81,15 @@ class Stream(msgspec.Struct):
 
 Find = Callable[[str], Awaitable[Stream]]
 """What finds the stream of a topic, or makes it."""
-Told = TypeVar("Told", Stream, Latest)
+
+
+class Reply(Protocol):
+    """What the API answers."""
+
+    error: Problem | None
+
+
+Told = TypeVar("Told", bound=Reply)
 read_ack = msgspec.json.Decoder(Ack).decode
 
 

@@ -175,6 +175,11 @@ class Wire(Client):
         self._lost = None
         await self.close()
 
+    @property
+    def server_id(self) -> str:
+        """The server's own name for itself."""
+        return str(self._server_info.get("server_id", ""))
+
     def listen(self, subject: bytes, sink: Sink) -> bytes:
         """Have messages on this subject brought to `sink`; returns what `deafen` takes."""
         name = b"%d" % next(self._names)

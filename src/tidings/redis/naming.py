@@ -15,6 +15,9 @@ from typing import NamedTuple
 
 from tidings.roster import part_of
 
+LARGEST = 512 << 20
+"""The largest value where the server does not tell, in bytes."""
+
 
 class Topic(NamedTuple):
     """A topic as it is on the server."""

@@ -1,0 +1,239 @@
+"""`tidings doctor URL`: what the settings of a live server promise, with servers that are set up well and badly."""
+
+import asyncio
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from tests.cli.terminal import Result, failed, tidings
+from tests.servers.shared import require
+from tidings.amqp import checkup as rabbitmq
+from tidings.clock import Clock
+from tidings.config import load
+from tidings.connect import connect
+from tidings.dev import Kafka, Nats, Postgres, RabbitMQ, Valkey
+from tidings.dev.server import free_port
+from tidings.survey import Wish
+
+PROMISES = {"server killed", "power cut", "machine lost", "order by key", "id kept once", "replay", "body limit"}
+RANK = ["ok", "warn", "bad"]
+
+
+def report(*args: str) -> dict[str, Any]:
+    """The findings by check; of several, the worst. Every server has one for each promise."""
+    result = tidings("doctor", "--json", *args)
+    assert result.out, result.err
+    findings = sorted(result.json["checks"], key=lambda finding: RANK.index(finding["state"]))
+    assert result.code == (1 if findings[-1]["state"] == "bad" else 0)
+    assert result.json["ok"] == (result.code == 0)
+    assert all(finding["remedy"] for finding in findings if finding["state"] != "ok")
+    found = {finding["check"]: finding for finding in findings}
+    assert found.keys() > PROMISES
+    return found
+
+
+def states(found: dict[str, Any], *checks: str) -> list[str]:
+    return [found[check]["state"] for check in checks]
+
+
+def declare(url: str, topic: str) -> None:
+    async def run() -> None:
+        connection = connect(load(broker=url), Clock())
+        await connection.open()
+        try:
+            await connection.broker.declare(topic, ["shop.ship"])
+        finally:
+            await connection.close()
+
+    asyncio.run(run())
+
+
+# -- Redis and Valkey
+
+
+def test_a_valkey_that_keeps_what_it_acknowledges(valkey_server: Valkey) -> None:
+    found = report(valkey_server.url)
+    assert states(found, "server", "server killed", "power cut", "memory", "body limit") == ["ok"] * 5
+    assert found["server"]["detail"].startswith("Valkey ")
+    assert (found["machine lost"]["state"], found["machine lost"]["remedy"]) == (
+        "warn",
+        "add a replica, and ?replicas=1",
+    )
+    assert report("--broker", f"{valkey_server.url}?replicas=1")["machine lost"]["state"] == "bad"
+
+
+def test_a_valkey_that_keeps_nothing_and_one_that_keeps_half_of_it() -> None:
+    require(Valkey)
+    with Valkey(settings={"appendonly": "no", "maxmemory": "100mb", "maxmemory-policy": "allkeys-lru"}) as server:
+        found = report(server.url)
+        assert states(found, "server killed", "power cut", "memory") == ["bad"] * 3
+        assert "set `appendonly yes`" in found["server killed"]["remedy"]
+        assert "allkeys-lru" in found["memory"]["detail"]
+    with Valkey(settings={"appendfsync": "everysec"}) as server:
+        found = report(server.url)
+        assert states(found, "server killed", "power cut") == ["ok", "warn"]
+        assert found["power cut"]["remedy"] == "set `appendfsync always`"
+
+
+def test_a_user_of_valkey_who_may_not_ask_is_told_how(valkey_server: Valkey) -> None:
+    with socket.create_connection(("127.0.0.1", valkey_server.port)) as peer:
+        peer.sendall(b"ACL SETUSER blind on >pass ~* +@read +@scripting +hello +select -info -config\r\n")
+        assert peer.recv(100) == b"+OK\r\n"
+    found = report(valkey_server.url.replace("redis://", "redis://blind:pass@"))
+    assert states(found, "server", "server killed", "power cut", "memory") == ["warn"] * 4
+    assert "+config|get" in found["server killed"]["remedy"]
+
+
+# -- NATS
+
+
+def test_a_nats_server_whose_monitoring_says_how_it_writes() -> None:
+    require(Nats)
+    port = free_port()
+    with Nats(settings={"http": f"127.0.0.1:{port}"}) as server:
+        found = report(server.url, "--monitor", f"http://127.0.0.1:{port}")
+        assert found["power cut"]["state"] == "ok"
+        assert states(found, "server", "server killed", "replay", "limits", "storage") == ["ok"] * 5
+        assert (found["body limit"]["state"], found["body limit"]["detail"][:26]) == (
+            "warn",
+            "the server takes 1016 KiB,",
+        )
+    with Nats(settings={"http": f"127.0.0.1:{port}", "jetstream": {"sync_interval": "2m"}}) as server:
+        found = report(server.url, "--monitor", f"http://127.0.0.1:{port}")
+        assert (found["power cut"]["state"], found["power cut"]["detail"][:13]) == ("warn", "up to 120 s o")
+        assert "sync_interval: always" in found["power cut"]["remedy"]
+        assert report(f"{server.url}?replicas=3", "--monitor", f"http://127.0.0.1:{port}")["power cut"]["state"] == "ok"
+
+
+def test_without_the_monitoring_of_this_nats_server_its_disk_is_unknown(nats_server: Nats) -> None:
+    assert "unknown" in report(nats_server.url, "--monitor", "http://127.0.0.1:1")["power cut"]["detail"]
+    port = free_port()
+    with Nats(settings={"http": f"127.0.0.1:{port}"}):
+        found = report(nats_server.url, "--monitor", f"http://127.0.0.1:{port}")
+    assert (found["power cut"]["state"], "another server" in found["power cut"]["detail"]) == ("warn", True)
+    assert failed(tidings("doctor", nats_server.url, "--monitor", "nowhere"), 2, "http://HOST:PORT")
+
+
+def test_a_stream_of_nats_that_is_not_kept_for_long_enough(nats_server: Nats) -> None:
+    url = f"{nats_server.url}?prefix=brief"
+    Path("tidings.toml").write_text("keep = 60.0")
+    declare(url, "order")
+    Path("tidings.toml").write_text("keep = 86400.0\nstore = 'sqlite:shop.db'")
+    found = report(url)
+    assert (found["replay"]["state"], found["replay"]["detail"][:18]) == ("warn", "brief_order keeps ")
+    assert "inbox" in found["id kept once"]["detail"]
+
+
+# -- PostgreSQL
+
+
+def test_a_postgres_that_is_durable(postgres_server: Postgres) -> None:
+    found = report(postgres_server.url)
+    assert states(found, "server killed", "power cut", "id kept once", "connections", "autovacuum") == ["ok"] * 5
+    assert states(found, "machine lost") == ["warn"]
+
+
+def test_a_postgres_that_does_not_write_to_its_disk() -> None:
+    require(Postgres)
+    weak = {"fsync": "off", "autovacuum": "off", "max_connections": "6", "statement_timeout": "5s",
+            "synchronous_commit": "off", "synchronous_standby_names": "other"}  # fmt: skip
+    with Postgres(settings=weak) as server:
+        found = report(server.url)
+        assert states(found, "power cut", "machine lost", "connections", "autovacuum", "time limits") == [
+            "bad", "bad", "bad", "bad", "warn",
+        ]  # fmt: skip
+        assert found["power cut"]["remedy"] == "set `fsync = on`"
+        assert "statement_timeout 5 s" in found["time limits"]["detail"]
+
+
+# -- Kafka
+
+
+def test_a_kafka_cluster_of_one_and_topics_that_forget(kafka_server: Kafka) -> None:
+    url = f"{kafka_server.url}?prefix=weak-"
+    admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{kafka_server.port}"})
+    config = {"cleanup.policy": "compact", "unclean.leader.election.enable": "true", "retention.ms": "60000"}
+    admin.create_topics([NewTopic("weak-order", 2, 1, config=config)])["weak-order"].result()
+    found = report(f"{url}&lease=0.1")
+    assert states(found, "limits", "elections", "groups") == ["bad"] * 3
+    assert states(found, "power cut", "machine lost", "id kept once", "new topics") == ["warn"] * 4
+    assert "weak-order" in found["machine lost"]["detail"]
+    Path("tidings.toml").write_text("keep = 3600.0\nbody_limit = 1000000\nstore = 'sqlite:shop.db'")
+    found = report(f"{url}&lease=5")
+    assert states(found, "server", "server killed", "partitions", "groups", "id kept once", "body limit") == ["ok"] * 6
+    assert states(found, "replay") == ["warn"]
+
+
+def test_a_kafka_cluster_whose_new_topics_have_copies(kafka_server: Kafka) -> None:
+    found = report(f"{kafka_server.url}?prefix=none-&replication=3")
+    assert "new topics" in found["power cut"]["detail"], "min.insync.replicas is still 1"
+
+
+# -- RabbitMQ
+
+
+def test_a_rabbitmq_server(rabbitmq_server: RabbitMQ) -> None:
+    found = report(rabbitmq_server.url)
+    assert states(found, "server", "server killed", "power cut", "alarms", "body limit") == ["ok"] * 5
+    assert states(found, "replay", "id kept once", "machine lost", "queues") == ["warn"] * 4
+    assert "--monitor" in found["queues"]["remedy"]
+
+
+def test_a_rabbitmq_server_that_is_short_of_memory() -> None:
+    require(RabbitMQ)
+    with RabbitMQ(settings={"vm_memory_high_watermark.absolute": "1MB"}) as server:
+        found = report(server.url)
+    assert (found["alarms"]["state"], "memory" in found["alarms"]["detail"]) == ("bad", True)
+
+
+def managed(*queues: rabbitmq.Queue, nodes: int = 3, **alarm: bool) -> dict[str, str]:
+    """The worst of what is found where the management is on, by check."""
+    running = [rabbitmq.Node(f"rabbit@{n}", running=True, **alarm) for n in range(nodes)]
+    seen = rabbitmq.Seen(
+        version=(4, 1, 0), limit=16 << 20, blocked=None, managed=rabbitmq.Managed(running, list(queues))
+    )
+    found = sorted(rabbitmq.examine(seen, Wish(1 << 20, None, 30.0, True)), key=lambda each: RANK.index(each.state))
+    return {finding.check: finding.state for finding in found}
+
+
+def test_what_the_management_of_rabbitmq_knows() -> None:
+    three = ["rabbit@0", "rabbit@1", "rabbit@2"]
+    sound = rabbitmq.Queue("tidings.order:shop.ship:0", "quorum", three, three)
+    assert set(managed(sound).values()) == {"ok", "warn"}
+    assert managed(sound)["machine lost"] == managed(sound)["queues"] == managed(sound)["alarms"] == "ok"
+    assert managed(sound, nodes=1)["machine lost"] == "warn"
+    assert managed(sound, disk_free_alarm=True)["alarms"] == "bad"
+    assert managed(rabbitmq.Queue(sound.name, "quorum", three, three[:2]))["machine lost"] == "warn"
+    assert managed(rabbitmq.Queue(sound.name, "classic"))["queues"] == "bad"
+    assert managed(rabbitmq.Queue(sound.name, "quorum", three, three, {"message-ttl": 5}))["queues"] == "bad"
+    assert managed(rabbitmq.Queue(sound.name, "quorum", three, three, {"queue-version": 2}))["queues"] == "ok"
+
+
+# -- no server
+
+
+@pytest.mark.parametrize("scheme", ["nats", "redis", "amqp", "postgresql", "kafka"])
+def test_a_server_that_is_not_there(scheme: str) -> None:
+    result = tidings("doctor", f"{scheme}://me:s3cret@127.0.0.1:1", "--json")
+    assert failed(result, 2, "127.0.0.1:1")
+    assert "s3cret" not in result.err + result.out
+
+
+def test_a_wrong_password_is_said_and_not_shown(rabbitmq_server: RabbitMQ) -> None:
+    result = tidings("doctor", rabbitmq_server.url.replace("guest:guest", "guest:wr0ng"))
+    assert failed(result, 2, "refuses the user", "password")
+    assert "wr0ng" not in result.err
+
+
+def test_a_password_of_the_settings_is_not_shown(valkey_server: Valkey) -> None:
+    Path("tidings.toml").write_text("broker = 'redis://me:s3cret@127.0.0.1:1'")
+    result: Result = tidings("doctor", valkey_server.url)
+    assert (result.code, "s3cret" in result.out, "settings" in result.out) == (0, False, True)
+
+
+def test_the_tables_are_for_files(valkey_server: Valkey) -> None:
+    assert failed(tidings("doctor", valkey_server.url, "--full"), 2, "--full")

@@ -12,6 +12,8 @@ FORM = "a RabbitMQ address is amqp://USER:PASSWORD@HOST:PORT/VHOST, amqps:// for
 SLOTS = 32
 """Routing keys of a topic; a group's parts share them, so that it has at most as many."""
 HANDSHAKE = 10.0
+GUEST = "guest"
+"""The user that RabbitMQ has by itself, and lets in from its own machine only."""
 OPTIONS: Readers = {**FILES, "prefix": word("-_"), "parts": whole(1, SLOTS), "heartbeat": whole(1, 3600)}
 
 
@@ -39,11 +41,20 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
             client_properties={"product": "tidings"},
         )
 
+    @property
+    def who(self) -> str:
+        """Who signs in, for messages."""
+        return "the user that the certificate names" if self._external else f"the user {self.user or GUEST!r}"
+
+    @property
+    def _external(self) -> bool:
+        return not self.user and self.tls is not None and self.tls.cert is not None
+
     def _credentials(self) -> PlainCredentials | ExternalCredentials:
         """Who names no user is whom the certificate names, or else the user that RabbitMQ has by itself."""
-        if not self.user and self.tls is not None and self.tls.cert is not None:
+        if self._external:
             return ExternalCredentials()
-        return PlainCredentials(self.user or "guest", self.password or "guest", erase_on_connect=False)
+        return PlainCredentials(self.user or GUEST, self.password or GUEST, erase_on_connect=False)
 
 
 def parse(url: str) -> Address:

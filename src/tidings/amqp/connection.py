@@ -1,13 +1,11 @@
-"""A connection that comes back: who uses it asks for the wire of the moment, and is told when there is another."""
+"""The connection to RabbitMQ, which comes back, and what is said where it is refused."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import socket
 import ssl
-from typing import Protocol
 
 import pika.exceptions
 
@@ -15,94 +13,28 @@ from tidings.amqp.address import HANDSHAKE, Address
 from tidings.amqp.channel import Lost
 from tidings.amqp.wire import Wire
 from tidings.clock import Clock
-from tidings.errors import BrokerError, Closed
+from tidings.errors import BrokerError
+from tidings.options import Host
+from tidings.redial import Redialed
 
-log = logging.getLogger("tidings")
-
-PAUSE, SPREAD, LONGEST = 1.0, 0.5, 4.0
-"""Seconds between attempts to connect: at least, the first spread above that, and the longest spread. A link has two
-connections, so that it makes at most two attempts a second."""
+PAUSE = 1.0
+"""Seconds between attempts to connect. A link has two connections, so that it makes at most two attempts a second."""
 FAREWELL = 2.0
 OLDEST = (3, 8)
 """The first version of RabbitMQ with quorum queues."""
 NO_RIGHTS, NO_VHOST = 403, 530
 
 
-class User(Protocol):
-    """What uses a connection."""
-
-    def changed(self) -> None:
-        """The wire was lost, or there is another one."""
-        ...
-
-    async def close(self) -> None:
-        """End, and be no user any more."""
-        ...
-
-
-class Connection:
-    """One wire at a time, and another one when it is lost. `heartbeat` in seconds."""
+class Connection(Redialed[Host, Wire]):
+    """See Redialed. `heartbeat` in seconds."""
 
     def __init__(self, address: Address, clock: Clock, *, heartbeat: int) -> None:
-        self.users: set[User] = set()
-        self.since = 0.0  # when this wire came, by the monotonic clock
-        self.times = 0  # how often there was one
+        super().__init__("RabbitMQ", address.servers, clock, pause=PAUSE, lost=Lost)
         self._address = address
-        self._clock = clock
         self._heartbeat = heartbeat
-        self._servers = list(address.servers)
-        self._wire: Wire | None = None
-        self._why = "it was not opened"
-        self._opened = False
-        self._redialer: asyncio.Task[None] | None = None
 
-    def wire(self) -> Wire:
-        """The wire of the moment. Raises Lost while there is none."""
-        if not self._opened:
-            raise Closed("the connection to RabbitMQ is not open")
-        if self._wire is None:
-            raise Lost(f"RabbitMQ cannot be reached: {self._why}")
-        return self._wire
-
-    @property
-    def up(self) -> bool:
-        """Whether there is a wire."""
-        return self._wire is not None
-
-    async def open(self) -> None:
-        """Connect to one of the servers. Raises a BrokerError that says what to do."""
-        problem: BrokerError | None = None
-        for _ in self._address.servers:
-            try:
-                self._settle(await self._dial())
-                self._opened = True
-                return
-            except BrokerError as error:
-                problem = error
-        assert problem is not None
-        raise problem
-
-    def _settle(self, wire: Wire) -> None:
-        self._wire = wire
-        self.since = self._clock.monotonic()
-        self.times += 1
-
-    async def close(self) -> None:
-        """Close what uses it, and disconnect."""
-        for user in list(self.users):
-            await user.close()
-        self._opened = False
-        if self._redialer is not None:
-            self._redialer.cancel()
-            await asyncio.wait([self._redialer])
-        wire, self._wire = self._wire, None
-        if wire is not None:
-            await hang_up(wire)
-
-    async def _dial(self) -> Wire:
-        server = self._servers[0]
-        self._servers.append(self._servers.pop(0))
-        place = f"RabbitMQ at {server}"
+    async def _dial(self, host: Host) -> Wire:
+        place = f"RabbitMQ at {host}"
         loop = asyncio.get_running_loop()
         opened: asyncio.Future[BaseException | None] = loop.create_future()
         wire: Wire | None = None
@@ -119,8 +51,8 @@ class Connection:
         context = None if self._address.tls is None else self._address.tls.context()
         try:
             async with asyncio.timeout(HANDSHAKE):
-                host = server.name if context else None
-                transport, _ = await loop.create_connection(make, *server, ssl=context, server_hostname=host)
+                name = host.name if context else None
+                transport, _ = await loop.create_connection(make, *host, ssl=context, server_hostname=name)
                 _watch(transport.get_extra_info("socket"), self._heartbeat)
                 error = await opened
         except (OSError, TimeoutError) as problem:
@@ -144,31 +76,10 @@ class Connection:
         return wire
 
     def _lost(self, why: BaseException) -> None:
-        if self._wire is None or not self._opened:
-            return
-        self._wire = None
-        self._why = f"the connection was lost ({_told(why)})"
-        log.warning("RabbitMQ: %s", self._why)
-        self._redialer = asyncio.create_task(self._redial(), name="rabbitmq-reconnect")
-        self._tell()
+        self._fell(_told(why))
 
-    async def _redial(self) -> None:
-        spread = SPREAD
-        while True:
-            await self._clock.sleep(PAUSE + spread * self._clock.random())
-            spread = min(spread * 2, LONGEST)
-            try:
-                self._settle(await self._dial())
-            except BrokerError as error:
-                self._why = str(error)
-                continue
-            log.info("connected to RabbitMQ again")
-            self._tell()
-            return
-
-    def _tell(self) -> None:
-        for user in list(self.users):
-            user.changed()
+    async def _hang_up(self, wire: Wire) -> None:
+        await hang_up(wire)
 
 
 def _watch(peer: socket.socket, heartbeat: int) -> None:
@@ -201,10 +112,10 @@ def refusal(place: str, error: BaseException, address: Address) -> BrokerError:
     """What to do about a connection that was refused."""
     code = getattr(error, "reply_code", None)
     if isinstance(error, pika.exceptions.ProbableAuthenticationError) or code == NO_RIGHTS:
-        return BrokerError(f"{place} refuses the user {address.user!r} or the password: amqp://USER:PASSWORD@HOST")
+        return BrokerError(f"{place} refuses {address.who} or the password: amqp://USER:PASSWORD@HOST")
     if isinstance(error, pika.exceptions.ProbableAccessDeniedError) or code == NO_VHOST:
         return BrokerError(
-            f"{place} has no virtual host {address.vhost!r}, or the user {address.user!r} has no rights on it: "
+            f"{place} has no virtual host {address.vhost!r}, or {address.who} has no rights on it: "
             "amqp://HOST/VHOST, and rabbitmqctl set_permissions"
         )
     if isinstance(error, ssl.SSLError):

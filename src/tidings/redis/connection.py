@@ -13,7 +13,7 @@ from typing import Any
 import hiredis
 
 from tidings.clock import Clock
-from tidings.errors import BrokerError, Closed
+from tidings.errors import BrokerError, Closed, ConfigError
 from tidings.redis.address import Address
 from tidings.redis.scripts import ALL
 from tidings.redis.wire import DEADLINE, Lost, Refused, Wire
@@ -44,7 +44,7 @@ class Dialer:
             await self._clock.sleep(max(0.0, self._not_before - self._clock.monotonic()))
             try:
                 wire = await self._dial(lost)
-            except BrokerError:
+            except (BrokerError, ConfigError):
                 self.slower()
                 raise
             self._pause = 0.0
@@ -182,7 +182,7 @@ class Connection:
                 self._dialer.slower()
             try:
                 await self._dial()
-            except BrokerError as error:
+            except (BrokerError, ConfigError) as error:  # files for TLS are renewed now and then
                 self._why = str(error)
                 self._gone.set()
                 continue

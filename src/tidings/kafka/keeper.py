@@ -73,6 +73,10 @@ class Keeper:
         if self._sending is not None or self._round is None:
             return
         changed = [(ledger, ledger.version) for ledger in self._numbered.values() if ledger.kept < ledger.version]
+        if not changed:  # the one before has carried it, and Kafka's client refuses to commit nothing
+            self._round.set_result(None)
+            self._round = None
+            return
         self._sending, self._round = self._round, None
         places = [TopicPartition(each.topic, each.partition, each.floor, each.told()) for each, _ in changed]
         self._send(places, partial(self._sent, changed))

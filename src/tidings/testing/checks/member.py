@@ -17,8 +17,8 @@ from tidings.broker import Delivery, Subscription
 from tidings.clock import Clock
 from tidings.config import Config
 from tidings.connect import connect
-from tidings.errors import Fenced
-from tidings.testing.checks.server import GROUP, TOPIC
+from tidings.errors import BrokerError
+from tidings.testing.checks.server import GROUP, PAUSE, TOPIC, acknowledged
 
 DEAD = 9
 ORPHANED = 1
@@ -50,8 +50,9 @@ async def main(task: Task) -> None:
     while True:
         try:
             await settle(group, await group.fetch(5, 1.0), task)
-        except Fenced:
-            say("fenced")
+        except BrokerError as error:
+            say("trouble", type(error).__name__)
+            await asyncio.sleep(PAUSE)
 
 
 async def settle(group: Subscription, lent: Sequence[Delivery], task: Task) -> None:
@@ -60,8 +61,7 @@ async def settle(group: Subscription, lent: Sequence[Delivery], task: Task) -> N
         say("lent", each.record.id, each.attempt)
         if each.record.id == task.deadly:
             os._exit(DEAD)
-        if not task.keeps:
-            await group.ack([each])
+        if not task.keeps and await acknowledged(group, each):
             say("settled", each.record.id)
 
 

@@ -6,14 +6,25 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
-from tidings.broker import Broker, Delivery, Record, Subscription
-from tidings.errors import BrokerError, Fenced
+from tidings.broker import Broker, Record, Subscription
+from tidings.errors import BrokerError
 from tidings.testing.checks.members import KEYS
-from tidings.testing.checks.server import GROUP, TOPIC, Server, check, expect, ids, numbered, record, take
+from tidings.testing.checks.server import (
+    GROUP,
+    PAUSE,
+    TOPIC,
+    Server,
+    acknowledged,
+    check,
+    expect,
+    ids,
+    numbered,
+    record,
+    take,
+)
 
 PUBLISHERS = 100
 CUTS, WITHIN = 50, 3.0
-PAUSE = 0.1
 HEALED = 60.0
 """Real seconds in which all has to be as before: a server may take some of them to start."""
 COMES = 3.0
@@ -99,10 +110,12 @@ async def _through(server: Server, blow: Callable[[], Awaitable[None]]) -> None:
     """Publish and read, with a blow at a third and at a half of it."""
     published = numbered(server.many, keys=[f"k{number}" for number in range(PUBLISHERS)])
     at = {server.many // 3, server.many // 2}
+    one_at_a_time = asyncio.Lock()
 
     async def after(kept: int) -> None:
         if kept in at:
-            await blow()
+            async with one_at_a_time:
+                await blow()
 
     async with server.connect() as one, server.connect() as other:
         reader = Reader(await other.subscribe([TOPIC], GROUP))
@@ -172,7 +185,7 @@ async def what_was_lent_before_a_cut_is_settled_or_comes_again(server: Server) -
         settled: set[str] = set()
         async with beside.reading():
             for each in (*held, *held[:3]):  # a second time is harmless
-                if await _acknowledged(group, each):
+                if await acknowledged(group, each):
                     settled.add(each.record.id)
             again = Reader(group)
             async with again.reading():
@@ -181,19 +194,6 @@ async def what_was_lent_before_a_cut_is_settled_or_comes_again(server: Server) -
                 expect(await again.until([record("last")]), True, "whether what came later came")
             expect(sorted(settled & again.seen.keys()), [], "what was acknowledged and came again")
             expect(await beside.until(published), True, "whether the other group got all")
-
-
-async def _acknowledged(group: Subscription, delivery: Delivery) -> bool:
-    """Whether it is settled; it comes again where it is not."""
-    while True:
-        try:
-            await group.ack([delivery])
-        except Fenced:
-            return False
-        except BrokerError:
-            await asyncio.sleep(PAUSE)
-        else:
-            return True
 
 
 @check(wants="remove")

@@ -12,13 +12,15 @@ import msgspec
 from tidings.broker import Broker, Delivery, Feature, Record, Subscription
 from tidings.clock import Clock
 from tidings.config import Config
-from tidings.errors import Closed
+from tidings.errors import BrokerError, Closed, Fenced
 from tidings.store import Store
 
 PATIENCE = 20.0
 """Real seconds until what has to come is taken for lost."""
 QUIET = 0.3
 """Seconds of the server's clock in which nothing may come."""
+PAUSE = 0.1
+"""Real seconds until something that has failed is done again."""
 TOPIC, GROUP = "contract", "contract.group"
 Blow = Callable[[], Awaitable[None]]
 
@@ -133,6 +135,19 @@ async def drain(subscription: Subscription, count: int) -> list[Delivery]:
         await subscription.ack(lent)
         taken += lent
     return taken
+
+
+async def acknowledged(subscription: Subscription, delivery: Delivery) -> bool:
+    """Whether it is settled, however often that has to be asked for; it comes again where it is not."""
+    while True:
+        try:
+            await subscription.ack([delivery])
+        except Fenced:
+            return False
+        except BrokerError:
+            await asyncio.sleep(PAUSE)
+        else:
+            return True
 
 
 async def nothing(subscription: Subscription, why: str, *, wait: float = QUIET) -> None:

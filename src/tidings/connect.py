@@ -112,7 +112,8 @@ def _linked(config: Config, clock: Clock, scheme: Scheme) -> Connection:
     module = importlib.import_module(f"tidings.brokers.{scheme.module}")
     link: Link = getattr(module, scheme.link)(config.broker, clock, lease=config.lease, keep=config.keep)
     store = _store(config, clock)
-    return Connection(Linked(link, store, clock, keep=config.keep, limit=config.body_limit), store)
+    limits: dict[str, Any] = {"keep": config.keep, "limit": config.body_limit, "lease": config.lease}
+    return Connection(Linked(link, store, clock, **limits), store)
 
 
 def _store(config: Config, clock: Clock) -> Store:

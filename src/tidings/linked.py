@@ -34,16 +34,26 @@ EXPIRE_EVERY = 60.0
 
 
 class Linked:
-    """See Broker. `keep` in seconds: how long the inbox knows what was done. `limit` in bytes of a body."""
+    """See Broker. `keep` in seconds: how long the inbox knows what was done. `limit` in bytes of a body.
+
+    `lease` in seconds: how long a process that died keeps others from publishing what is in the outbox, at most.
+    """
 
     def __init__(
-        self, link: Link, store: Store, clock: Clock, *, keep: float | None = None, limit: int | None = None
+        self,
+        link: Link,
+        store: Store,
+        clock: Clock,
+        *,
+        keep: float | None = None,
+        limit: int | None = None,
+        lease: float = outbox.LEASE,
     ) -> None:
         self.link = link
         self.store = store
         self.clock = clock
         self.features = link.features | (Feature.DELAY | Feature.ATOMIC if store.keeps else Feature(0))
-        self.outbox = Outbox(store, link, clock) if store.keeps else None
+        self.outbox = Outbox(store, link, clock, lease=lease) if store.keeps else None
         self._keep = KEEP if keep is None else keep
         self._limit = limit
         self._members: dict[Member, None] = {}

@@ -44,19 +44,20 @@ REMOVE = "DELETE FROM tidings_outbox WHERE seq = ?"
 NEXT = "SELECT min(due) FROM tidings_outbox"
 WAITING = "SELECT count(*) FROM tidings_outbox WHERE due IS NULL OR due <= ?"
 LEASE = 15.0
-"""Seconds for which the relay is one process's, which renews it with every batch."""
+"""Seconds for which the relay is one process's at most; it renews that with every batch."""
 LOOK = 1.0
 """Seconds between two looks at what nobody else publishes."""
 PAUSE = 0.5
 
 
 class Outbox:
-    """The outbox of a store, for one broker."""
+    """The outbox of a store, for one broker. `lease` in seconds: so long what a process that died has left may wait."""
 
-    def __init__(self, store: Store, link: Link, clock: Clock) -> None:
+    def __init__(self, store: Store, link: Link, clock: Clock, *, lease: float = LEASE) -> None:
         self._store = store
         self._link = link
         self._clock = clock
+        self._lease = min(lease, LEASE)
         self._owner = clock.id()
         self._mine = False
         self._stir = asyncio.Event()
@@ -98,7 +99,7 @@ class Outbox:
 
     def _take(self, connection: Any) -> bool:
         now = self._clock.now()
-        return self._store.many(connection, TAKE, [(self._owner, now + LEASE, now)]) > 0
+        return self._store.many(connection, TAKE, [(self._owner, now + self._lease, now)]) > 0
 
     def stir(self, mine: bool) -> None:
         """Something was committed; `mine` is what `write` returned."""

@@ -19,7 +19,8 @@ from tidings.connect import Connection, connect
 TOPICS = ["order", "stock"]
 GROUPS = {"shop.ship": TOPICS, "shop.count": ["order"], "shop.new": ["order"]}
 TRIED = "order-13"
-AT = 1.7e9
+AT = float(int(time.time()) - 3600)
+"""When the first event was published: of late, or it would be removed."""
 
 
 class Heard(NamedTuple):

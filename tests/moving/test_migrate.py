@@ -1,20 +1,44 @@
 """`tidings migrate`: the events of a file move to a server; nothing is lost, handled twice or out of order."""
 
 import asyncio
+import contextlib
+import fcntl
 import itertools
-from collections.abc import Iterator
+import signal
+import sqlite3
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
-from tests.moving.house import GROUPS, TRIED, at, furnish, heard, in_order, migrate, records
+from tests.cli.terminal import failed, tidings
+from tests.moving.house import AT, GROUPS, TRIED, at, furnish, heard, in_order, migrate, record, records, rows
 from tidings.broker import Record, Start
+from tidings.clock import Clock
 from tidings.dev import Nats, Postgres, Valkey
+from tidings.errors import BrokerError
+from tidings.moving import migration
+from tidings.moving.migration import Migration
+from tidings.moving.source import Source
 from tidings.moving.tally import difference
+from tidings.moving.target import target
 
 NUMBERS = itertools.count(1)
-PLACES = ["begun:1", "copied:1", "beginning:2", "drained:1", "fenced:1", "compared:1", "settling:1", "settled:1"]
+FREE, FENCED, MOVED = "", "is moving to", "has moved to"
+DEATHS = [
+    ("begun", FREE),
+    ("beginning", FREE),
+    ("copied", FREE),
+    ("drained", FREE),
+    ("fenced", FENCED),
+    ("compared", FENCED),
+    ("beginning", FENCED),
+    ("settling", FENCED),
+    ("settled", MOVED),
+]
+"""Where the command is killed, one time after the other, and what publishers at the file are told then."""
 
 
 @pytest.fixture
@@ -71,3 +95,119 @@ async def test_history_and_what_groups_have_done_moves(server: str, path: Path, 
     assert [(topic["topic"], topic["events"]) for topic in told["topics"]] == [("order", 60), ("stock", 60)]
     assert (told["groups"], told["delayed"], told["drained"]) == (len(GROUPS), 1, True)
     await moved_in(url, path, left)
+
+
+async def published(path: Path, number: int) -> str:
+    """Publish one more event at the file; empty where it is kept, else what was said."""
+    async with at(f"sqlite:{path}?durable=no") as house:
+        try:
+            await house.broker.publish([record(number)])
+        except BrokerError as error:
+            return str(error)
+    return ""
+
+
+async def test_killed_at_every_point_it_goes_on(path: Path, valkey: str) -> None:
+    left = await furnish(path)
+    more = itertools.count(60)
+    for place, told in DEATHS:
+        result = await asyncio.to_thread(migrate, path, valkey, failpoint=f"{place}:1=kill")
+        assert result.code == -signal.SIGKILL, (place, result.err)
+        number = next(more)
+        said = await published(path, number)
+        assert told in said if told else not said, place
+        if not told:
+            for ids in left.values():
+                ids.append(f"order-{number}")
+    result = await asyncio.to_thread(migrate, path, valkey)
+    assert result.code == 0
+    assert "has moved" in result.out
+    await moved_in(valkey, path, left)
+
+
+async def test_rolled_back_the_app_goes_on_at_the_file_and_may_move_later(path: Path, valkey: str) -> None:
+    left = await furnish(path)
+    await asyncio.to_thread(migrate, path, valkey, failpoint="compared:1=kill")
+    assert "is moving to" in await published(path, 60)
+    result = await asyncio.to_thread(migrate, path, valkey, "--rollback", "--json")
+    assert (result.code, result.json["rolled_back"]) == (0, valkey)
+    assert not await published(path, 60)
+    assert not [name for (name,) in rows(path, "SELECT name FROM sqlite_master") if "move" in str(name)]
+    async with at(f"sqlite:{path}?durable=no") as house:
+        for group, ids in left.items():
+            assert in_order((await heard(house, group, wait=0.1)).ids, [*ids, "order-60"]), group
+        await house.broker.publish([record(61)])
+    assert (await asyncio.to_thread(migrate, path, valkey)).code == 0
+    await moved_in(valkey, path, {group: ["order-61"] for group in GROUPS})
+
+
+async def test_a_group_that_goes_back_while_it_moves_does_it_again_there(path: Path, valkey: str) -> None:
+    await furnish(path)
+    await asyncio.to_thread(migrate, path, valkey, failpoint="drained:1=kill")
+    async with at(f"sqlite:{path}?durable=no") as house:
+        await house.broker.seek("order", "shop.ship", AT + 50)
+    assert (await asyncio.to_thread(migrate, path, valkey)).code == 0
+    async with at(valkey, f"sqlite:{path}") as there:
+        assert in_order((await heard(there, "shop.ship")).ids, [f"order-{number}" for number in range(50, 60)])
+
+
+async def test_what_was_altered_or_comes_in_another_order_does_not_move(path: Path, valkey: str) -> None:
+    await furnish(path)
+    await asyncio.to_thread(migrate, path, valkey, failpoint="drained:1=kill")
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE tidings_log SET body = x'00' WHERE id = 'order-22'")
+    assert failed(await asyncio.to_thread(migrate, path, valkey), 1, "the body of event order-22", "Nothing has moved")
+    assert not await published(path, 60)
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE tidings_log SET body = ? WHERE id = 'order-22'", (record(22).value,))
+        connection.execute("UPDATE tidings_log SET pos = -pos WHERE id = 'order-22'")
+        connection.execute("UPDATE tidings_log SET pos = (SELECT max(pos) + 1 FROM tidings_log) WHERE pos < 0")
+    assert failed(await asyncio.to_thread(migrate, path, valkey), 1, "the order of key 'k2'", "Nothing has moved")
+
+
+async def test_what_does_not_arrive_is_missed(path: Path, valkey: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migration, "PATIENCE", 1.0)
+    await furnish(path)
+    source = Source(path, Clock())
+    await source.open()
+    there = target(valkey, source)
+    await there.connection.open()
+    broker: Any = there.connection.broker
+    publish = broker.link.publish
+
+    async def lose_one(records: Sequence[Record]) -> None:
+        await publish([each for each in records if each.id != "order-22"])
+
+    monkeypatch.setattr(broker.link, "publish", lose_one)
+    with pytest.raises(BrokerError, match="topic order has 59 of its 60 events there"):
+        await Migration(source, there, "there", lambda count: None).run(5.0)
+    await there.connection.close()
+    await source.close()
+    assert not await published(path, 60)
+
+
+def refused(*given: str) -> str:
+    result = tidings("migrate", *given)
+    assert (result.code, "Traceback" in result.err) == (2, False)
+    return result.err
+
+
+def test_what_cannot_be_moved(path: Path, valkey: str) -> None:
+    async def publish(url: str, records: Sequence[Record]) -> None:
+        async with at(url) as house:
+            await house.broker.publish(records)
+
+    here = f"sqlite:{path}"
+    asyncio.run(publish(here, records(2)))
+    assert "There is no database at" in refused("sqlite:no.db", valkey)
+    assert "is no database file" in refused(valkey, here)
+    assert "events move to a server" in refused(here, here)
+    assert "unknown scheme 'carrier'" in refused(here, "carrier://pigeon")
+    assert "keeps no history" in refused(here, "amqp://localhost")
+    assert "No move of" in refused(here, valkey, "--rollback")
+    asyncio.run(publish(valkey, [Record("stock", b"foreign", None, "stock.low", "foreign", AT)]))
+    assert "Topic stock at" in refused(here, valkey)
+    assert "A move of" in refused(here, f"{valkey}elsewhere")
+    with open(f"{path}.moving") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "Another move of" in refused(here, valkey)

@@ -17,7 +17,7 @@ from tidings.cli.target import json_option
 from tidings.clock import Clock
 from tidings.moving.migration import Migration, Outcome, roll_back
 from tidings.moving.source import Source
-from tidings.moving.target import place_of, target
+from tidings.moving.target import Target, place_of, target
 
 
 @click.command()
@@ -47,12 +47,11 @@ def migrate(source: str, url: str, *, rollback: bool, grace: float, as_json: boo
             told["rolled_back"] = place
             sentence = f"{path} keeps its events; what was copied to {place} remains there."
         else:
-            outcome, settings = asyncio.run(_migrate(path, url, grace=grace, quiet=as_json))
-            told |= outcome._asdict() | {
-                "topics": [topic._asdict() for topic in outcome.topics],
-                "start_with": settings,
-            }
-            sentence = _summary(outcome, settings)
+            outcome, there = asyncio.run(_migrate(path, url, grace=grace, quiet=as_json))
+            told |= {"start_with": there.settings, "left": there.left}
+            if outcome is not None:
+                told |= outcome._asdict() | {"topics": [topic._asdict() for topic in outcome.topics]}
+            sentence = _summary(outcome, there, path)
     except asyncio.CancelledError as ended:
         raise click.Abort from ended
     if as_json:
@@ -66,16 +65,19 @@ async def _roll_back(path: Path) -> str:
         return await roll_back(source)
 
 
-async def _migrate(path: Path, url: str, *, grace: float, quiet: bool) -> tuple[Outcome, str]:
+async def _migrate(path: Path, url: str, *, grace: float, quiet: bool) -> tuple[Outcome | None, Target]:
+    """What was moved, None where it had been before; and where it is."""
     task = asyncio.current_task()
     if task is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     async with _opened(path) as source:
         there = target(url, source)
+        if source.state() == (place_of(url), True):
+            return None, there
         await there.connection.open()
         try:
             with progress("moving", source.span()[0], quiet=quiet) as bar:
-                return await Migration(source, there, place_of(url), bar).run(grace), there.settings
+                return await Migration(source, there, place_of(url), bar).run(grace), there
         finally:
             await there.connection.close()
 
@@ -90,11 +92,21 @@ async def _opened(path: Path) -> AsyncGenerator[Source]:
         await source.close()
 
 
-def _summary(outcome: Outcome, settings: str) -> str:
+def _summary(outcome: Outcome | None, there: Target, path: Path) -> str:
+    said = [
+        f"{path} has moved before." if outcome is None else _moved(outcome),
+        f"Start the app with {there.settings}.",
+    ]
+    if there.left:
+        said.append(f"Your own tables are still in {path}: {', '.join(there.left)}.")
+    return " ".join(said)
+
+
+def _moved(outcome: Outcome) -> str:
     events, topics = sum(topic.events for topic in outcome.topics), counted(len(outcome.topics), "topic")
     undone = "" if outcome.drained else " What handlers had not finished in time is undone, and is handled there."
     return (
         f"{counted(events, 'event')} of {topics}, {counted(outcome.groups, 'group')} and "
         f"{counted(outcome.delayed, 'delayed event')} have moved, and are the same at both ends; nothing could be "
-        f"published for {outcome.pause:.2f} s.{undone} Start the app with {settings}."
+        f"published for {outcome.pause:.2f} s.{undone}"
     )

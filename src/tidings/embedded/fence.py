@@ -15,12 +15,14 @@ from tidings.errors import Closed
 
 BEGIN = (
     "CREATE TABLE IF NOT EXISTS tidings_move (target TEXT NOT NULL, moved INTEGER NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS tidings_move_feed (feed INTEGER PRIMARY KEY, pos INTEGER NOT NULL)",
+    """CREATE TABLE IF NOT EXISTS tidings_move_feed (feed INTEGER PRIMARY KEY, pos INTEGER NOT NULL,
+    ready INTEGER NOT NULL)""",
     "CREATE TRIGGER IF NOT EXISTS tidings_move_keeps BEFORE DELETE ON tidings_log BEGIN SELECT RAISE(IGNORE); END",
     """CREATE TRIGGER IF NOT EXISTS tidings_move_back AFTER UPDATE ON tidings_position WHEN NEW.pos < OLD.pos
-    BEGIN INSERT OR REPLACE INTO tidings_move_feed (feed, pos) VALUES (NEW.feed, -1); END""",
+    BEGIN INSERT OR REPLACE INTO tidings_move_feed (feed, pos, ready) VALUES (NEW.feed, -1, 0); END""",
 )
-"""`tidings_move_feed` says behind which position a group has begun at the target; -1 where it went back since then.
+"""`tidings_move_feed` says behind which position a group is to begin at the target, and whether it has; -1 where it
+went back since then.
 
 While a move is under way nothing is removed from the log: what was copied has to be there to be compared.
 """

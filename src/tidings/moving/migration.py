@@ -115,8 +115,8 @@ class Migration:
                 "Events move to empty topics: delete it there, or name another database, account or ?prefix=."
             )
         for feed in self._source.feeds():
-            if feed.begun is not None and feed.begun >= 0:
-                await self._broker.declare(feed.topic, [feed.group])
+            if feed.begun is not None and feed.begun >= 0 and not feed.ready:
+                await self._enter(feed, Start.LATEST, feed.begun)
 
     async def _declare(self) -> None:
         """Every topic exists at the target, and is looked at."""
@@ -181,15 +181,19 @@ class Migration:
         if self._tally.newest.get(feed.topic, 0) > behind:
             await self._begin_anew(feed)
             return
-        await self._source.began(feed, behind)
+        await self._source.begin(feed, behind, ready=False)
         failpoint.hit("beginning")
-        await self._broker.declare(feed.topic, [feed.group])
+        await self._enter(feed, Start.LATEST, behind)
 
     async def _begin_anew(self, feed: Feed) -> None:
-        """The group hears everything at the target, of which the inbox will know what it has done."""
-        await self._broker.declare(feed.topic, [feed.group], Start.EARLIEST)
-        await self._broker.seek(feed.topic, feed.group, Start.EARLIEST)
-        await self._source.began(feed, 0)
+        """The group hears everything at the target, of which will be known there what it has done."""
+        await self._enter(feed, Start.EARLIEST, 0)
+
+    async def _enter(self, feed: Feed, start: Start, behind: int) -> None:
+        """The group begins there; also one that somebody has made there before."""
+        await self._broker.declare(feed.topic, [feed.group], start)
+        await self._broker.seek(feed.topic, feed.group, start)
+        await self._source.begin(feed, behind, ready=True)
 
     # -- comparing and handing over
 

@@ -31,8 +31,8 @@ DELAYED = """SELECT d.seq, t.name, d.key, d.type, d.id, d.time, d.headers, d.bod
     JOIN tidings_topic t ON t.id = d.topic ORDER BY d.due, d.seq"""
 POSTPONED = """SELECT count(*) FROM tidings_delay WHERE id = ?
     AND topic = (SELECT id FROM tidings_topic WHERE name = ?)"""
-FEEDS = """SELECT f.id, g.name, t.name, f.topic, m.pos FROM tidings_feed f JOIN tidings_group g ON g.id = f.grp
-    JOIN tidings_topic t ON t.id = f.topic LEFT JOIN tidings_move_feed m ON m.feed = f.id ORDER BY f.id"""
+FEEDS = """SELECT f.id, g.name, t.name, f.topic, m.pos, coalesce(m.ready, 0) FROM tidings_feed f
+    JOIN tidings_group g ON g.id = f.grp JOIN tidings_topic t ON t.id = f.topic LEFT JOIN tidings_move_feed m ON m.feed = f.id ORDER BY f.id"""
 JOINED = """FROM tidings_log l {index} JOIN tidings_position p ON p.feed = :feed AND p.part = l.part
     LEFT JOIN tidings_ack a ON a.feed = :feed AND a.pos = l.pos WHERE l.topic = :topic AND l.pos > :low"""
 FIRST_OPEN = f"SELECT min(l.pos) {JOINED.format(index='NOT INDEXED')} AND l.pos <= :upto AND {UNSETTLED}"
@@ -46,7 +46,7 @@ COUNTS = """SELECT t.name, count(l.pos) FROM tidings_topic t LEFT JOIN tidings_l
 LOOK = 0.02
 LEASE = 60.0
 """Seconds between two looks whether workers have finished; for how long they are asked to, at most."""
-BEGUN = "INSERT OR REPLACE INTO tidings_move_feed (feed, pos) VALUES (?, ?)"
+BEGUN = "INSERT OR REPLACE INTO tidings_move_feed (feed, pos, ready) VALUES (?, ?, ?)"
 
 
 class Row(NamedTuple):
@@ -57,13 +57,17 @@ class Row(NamedTuple):
 
 
 class Feed(NamedTuple):
-    """A group on a topic. `begun` is the position behind which it begins at the target, -1 where it went back since."""
+    """A group on a topic. `begun` is the position behind which it begins at the target, -1 where it went back since.
+
+    `ready` says that it has begun there: only then is anything behind that position published.
+    """
 
     id: int
     group: str
     topic: str
     topic_id: int
     begun: int | None
+    ready: bool
 
 
 class Source:
@@ -186,9 +190,9 @@ class Source:
             for table, key, value, stamp in self.reader.execute("SELECT tbl, key, value, stamp FROM tidings_row"):
                 yield table, key.encode(), value, stamp
 
-    async def began(self, feed: Feed, pos: int) -> None:
-        """Remember where a group begins at the target, before it does."""
-        await self.run(lambda connection: connection.execute(BEGUN, (feed.id, pos)))
+    async def begin(self, feed: Feed, pos: int, *, ready: bool) -> None:
+        """Remember where a group begins at the target: before it does, and when it has."""
+        await self.run(lambda connection: connection.execute(BEGUN, (feed.id, pos, ready)))
 
     # -- the move
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tidings.chaos.address import find, here, hosts
+from tidings.chaos.address import find
+from tidings.chaos.place import here, hosts
 from tidings.errors import ConfigError
 
 
@@ -14,6 +15,8 @@ from tidings.errors import ConfigError
         ("nats://127.0.0.1:4222", ["127.0.0.1"]),
         ("amqp://me:secret@broker:5672/vhost", ["broker"]),
         ("kafka://[::1]:9092,other:9092,third", ["::1", "other", "third"]),
+        ("sqlite://folder/tidings.db", []),
+        ("postgresql:///shop?host=one,two&lease=3", ["one", "two"]),
     ],
 )
 def test_the_hosts_of_a_url(url: str, named: list[str]) -> None:
@@ -34,5 +37,10 @@ def test_another_machine_is_not(host: str) -> None:
 def test_another_machine_is_refused_unless_it_is_mine(url: str) -> None:
     with pytest.raises(ConfigError, match=r"192\.0\.2\.1 is not this machine.* --remote-is-mine"):
         find(url)
-    with pytest.raises(ConfigError, match="a chaos run knows sqlite:PATH"):
+    with pytest.raises(ConfigError, match="A chaos run knows sqlite:PATH"):
         find(url, remote_is_mine=True)
+
+
+def test_a_store_on_another_machine_is_refused_too() -> None:
+    with pytest.raises(ConfigError, match=r"192\.0\.2\.1 is not this machine"):
+        find("nats://127.0.0.1:4222", "postgresql://192.0.2.1/shop")

@@ -8,6 +8,7 @@ import pytest
 from tests.servers.shared import require
 from tidings import dev
 from tidings.chaos import driver
+from tidings.chaos.address import find
 from tidings.chaos.ground import SERVERS, ground
 from tidings.chaos.plan import KILL, KILL_BROKER, NOTED, RETURNED, SOLD, Plan
 from tidings.chaos.profile import check
@@ -21,8 +22,7 @@ pytestmark = [pytest.mark.crash, pytest.mark.timeout(300)]
 def run_at(server: str, plan: Plan, folder: Path) -> driver.Report:
     async def run() -> driver.Report:
         async with ground(server, folder / "server", lasting=1.0) as place:
-            store = f"sqlite:{folder / 'store.db'}"
-            site = Remote(place.url, store, faults=place.faults, direct=place.direct)
+            site = find(place.url, f"sqlite:{folder / 'store.db'}", faults=place.faults, direct=place.direct)
             check(plan, site)
             return await driver.run(plan, site, folder)
 
@@ -40,7 +40,7 @@ def test_the_topics_of_each_handler_are_those_of_the_service(tmp_path: Path) -> 
     assert ACCOUNTS.keys() == {SOLD, RETURNED, NOTED}
 
 
-@pytest.mark.parametrize("server", ["nats", "valkey"])
+@pytest.mark.parametrize("server", SERVERS)
 def test_workers_die_on_a_server_and_nothing_is_lost(server: str, tmp_path: Path) -> None:
     require(SERVERS[server])
     plan = Plan(events=300, keys=16, workers=2, publishers=1, lease=1.0, faults={KILL: 2})

@@ -173,12 +173,16 @@ def test_no_process_outlives_it_when_it_is_killed_not_even_a_frozen_one(tmp_path
     ("words", "sentence"),
     [
         (["--profile", "explosions"], "There is no profile 'explosions'"),
-        (["kafka://192.0.2.1:9092"], "192.0.2.1 is not this machine"),
-        (["mqtt://127.0.0.1:1883"], "a chaos run knows sqlite:PATH, nats://HOST"),
-        (["sqlite:x.db", "--server", "nats"], "leave one of them out"),
+        (["--broker", "kafka://192.0.2.1:9092"], "192.0.2.1 is not this machine"),
+        (["--broker", "mqtt://127.0.0.1:1883"], "A chaos run knows sqlite:PATH, postgresql://HOST, nats://HOST"),
+        (["--broker", "sqlite:x.db", "--server", "nats"], "leave one of them out"),
+        (["--broker", "sqlite:x.db", "--store", "sqlite:y.db"], "sqlite:x.db is its own store: leave --store out"),
         (["--profile", "broker"], "befalls a server, and this run has none of its own"),
-        (["--server", "oracle"], "A run can start and break: nats, valkey, rabbitmq; not 'oracle'"),
-        (["sqlite:/nowhere/at/all.db"], "A run cannot begin at sqlite:/nowhere/at/all.db: The folder /nowhere/at"),
+        (["--server", "oracle"], "A run can start and break: nats, valkey, rabbitmq, kafka, postgres; not 'oracle'"),
+        (
+            ["--broker", "sqlite:/nowhere/at/all.db"],
+            "A run cannot begin at sqlite:/nowhere/at/all.db: The folder /nowhere/at",
+        ),
         (["--events", "0"], "--events"),
     ],
 )

@@ -6,7 +6,7 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -24,6 +24,10 @@ ROWS = "SELECT key, value FROM tidings_row WHERE tbl = ?"
 
 class Books:
     """A file of its own for every run: what is there already is left alone."""
+
+    connection: ClassVar[type] = sqlite3.Connection
+    """What a handler asks for to write in its transaction."""
+    outbox: ClassVar = "SELECT count(*) FROM tidings_outbox"
 
     def __init__(self, database: Database) -> None:
         self.path = Path(database.path)

@@ -26,8 +26,8 @@ from tidings.errors import BrokerError, ConfigError, TidingsError
 STALL = 2.0
 """Seconds in which nothing moves, after which something more is done."""
 LOOK_EVERY, PACE_EVERY = 0.1, 0.02
-RESTS = 10
-"""Looking takes at most one part in so many of the time."""
+RESTS, LONGEST_REST = 10, 2.0
+"""Looking takes at most one part in so many of the time, unless that were too seldom to see that something moves."""
 EFFECTS_AN_EVENT = 4
 """More effects than so many are no progress."""
 
@@ -177,7 +177,7 @@ class Driver:
                 self.plan.events, min(self.journals.attempted, self.plan.events), look.pending,
                 self.faults.planned - missing.total(), self.faults.planned, sorted(missing),
             ))  # fmt: skip
-            await asyncio.sleep(max(LOOK_EVERY, RESTS * (time.monotonic() - began)))
+            await asyncio.sleep(min(max(LOOK_EVERY, RESTS * (time.monotonic() - began)), LONGEST_REST))
 
     def _look_closely(self) -> Look:
         self.journals.look()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import ClassVar
@@ -39,7 +38,7 @@ class Embedded:
 
     store = None
     faults: Mapping[str, Blow] = MappingProxyType({})
-    connection: ClassVar[type] = sqlite3.Connection
+    connection: ClassVar[type] = Books.connection
     places: ClassVar = {
         "burying": Place(rare=True),
         "claimed": Place(7),

@@ -10,13 +10,15 @@ from urllib.parse import urlsplit
 
 from tidings import dev
 from tidings.chaos.plan import BLACK_HOLE, CUT, FREEZE_BROKER, HALF_OPEN, KILL_BROKER, RESTART_BROKER, SLOW
-from tidings.chaos.proxy import Proxy
+from tidings.chaos.proxy import LOOPBACK, Proxy
 from tidings.chaos.site import Blow
 from tidings.chaos.toxics import BlackHole, Fault, HalfOpen, Latency, Reset
+from tidings.dev.server import free_port
 from tidings.errors import ConfigError
 
-SERVERS: Mapping[str, type[dev.Server]] = {"nats": dev.Nats, "valkey": dev.Valkey, "rabbitmq": dev.RabbitMQ}
-"""Those to which a client gets through a proxy: a Kafka broker tells its clients its own address."""
+SERVERS: Mapping[str, type[dev.Server]] = {
+    server.kind: server for server in (dev.Nats, dev.Valkey, dev.RabbitMQ, dev.Kafka, dev.Postgres)
+}
 AWAY = 1.0
 """Seconds for which a server that was killed is not there, and for which all that is said comes late."""
 LATE = 0.2
@@ -81,9 +83,11 @@ async def ground(kind: str, folder: Path, lasting: float) -> AsyncGenerator[Grou
     if kind not in SERVERS:
         raise ConfigError(f"A run can start and break: {', '.join(SERVERS)}; not {kind!r}.")
     server = SERVERS[kind](folder)
-    await asyncio.to_thread(server.start)
+    port = free_port()
+    target = server.lead(port)
     try:
-        async with Proxy(("127.0.0.1", server.port)) as proxy:
+        await asyncio.to_thread(server.start)
+        async with Proxy((LOOPBACK, target), port=port) as proxy:
             yield Ground(server, proxy, lasting)
     finally:
         await asyncio.to_thread(server.close)

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import Any, Self, TypeAlias
 
 from tidings.chaos.pipe import Cut, Pipe
+from tidings.chaos.place import here
 from tidings.chaos.toxics import Fault, Rules, Toxic, Way, rules
 from tidings.clock import Clock
 from tidings.errors import ConfigError
@@ -233,20 +234,10 @@ async def _resolved(target: Address, *, remote_is_mine: bool) -> list[Any]:
     except OSError as error:
         raise ConfigError(f"The proxy's target {host}:{port} cannot be found: {error}") from error
     if not remote_is_mine:
-        for family, _, _, _, address in found:
-            if not is_here(family, str(address[0])):
+        for *_, address in found:
+            if not here(str(address[0])):
                 raise ConfigError(
                     f"The proxy's target {host}:{port} is {address[0]}, which is not an address of this machine; "
                     "say remote_is_mine=True where it is yours to break."
                 )
     return found
-
-
-def is_here(family: int, host: str) -> bool:
-    """Whether this numeric address is one of this machine: only such can be bound."""
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind((host, 0))
-        except OSError:
-            return False
-    return True

@@ -1,13 +1,12 @@
-"""A server as the site of a run, with a store in SQLite beside it: what is pending is asked of the broker."""
+"""A server as the site of a run, with a store beside it: what is pending is asked of the broker."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import sqlite3
 import threading
 from collections.abc import Coroutine, Iterable, Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import msgspec
 
@@ -22,11 +21,14 @@ from tidings.config import Config
 from tidings.connect import Connection, connect
 from tidings.errors import BrokerError, ConfigError, Unreachable
 from tidings.linked import Linked
+from tidings.store import Store
 from tidings.stores.sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    from tidings.chaos.books_postgres import PostgresBooks
 
 T = TypeVar("T")
 
-OUTBOX = "SELECT count(*) FROM tidings_outbox"
 PATIENCE = 30.0
 """Seconds for one question to the broker."""
 AWAY = 5.0
@@ -58,13 +60,22 @@ async def _within(doing: Coroutine[Any, Any, T], seconds: float) -> T:
         return await doing
 
 
+def _books(store: Store) -> Books | PostgresBooks:
+    if isinstance(store, SqliteStore):
+        return Books(store.database)
+    from tidings.chaos.books_postgres import PostgresBooks
+    from tidings.stores.postgres import PostgresStore
+
+    assert isinstance(store, PostgresStore)
+    return PostgresBooks(store)
+
+
 class Remote:
     """A server at a URL that holds nothing of an earlier run; `faults` are what can befall it.
 
     `direct` is where it is looked at, where the way to `url` is broken.
     """
 
-    connection: ClassVar[type] = sqlite3.Connection
     places: ClassVar = {
         "published": Place(role=PUBLISHER),
         "publishing": Place(role=PUBLISHER),
@@ -79,10 +90,12 @@ class Remote:
         self.store = store
         self.faults = faults or {}
         self._direct = direct or url
-        connection = self._connect()
-        if not isinstance(connection.broker, Linked) or not isinstance(connection.store, SqliteStore):
-            raise ConfigError(f"broker {url!r} with store {store!r} is no server with a store in SQLite beside it.")
-        self._books = Books(connection.store.database)
+        connection = self._connect(store)
+        assert isinstance(connection.broker, Linked)
+        self._books = _books(connection.store)
+        if isinstance(self._books, Books):
+            self.store = f"sqlite:{self._books.path}"  # the processes are in other folders
+        self.connection = self._books.connection
         self._thread: Thread | None = None
         self._connection: Connection | None = None
         self._last = 1
@@ -91,21 +104,25 @@ class Remote:
         self.rows = self._books.rows
         self.damage = self._books.damage
 
-    def _connect(self) -> Connection:
-        return connect(Config(broker=self._direct, store=self.store), Clock())
+    def _connect(self, store: str | None) -> Connection:
+        return connect(Config(broker=self._direct, store=store), Clock())
 
     async def prepare(self) -> None:
         """See Site.prepare."""
-        self._books.refuse()
         await asyncio.to_thread(self._open)
 
     def _open(self) -> None:
+        self._books.refuse()
         self._thread = Thread()
         self._thread.run(self._declare())
         self._books.prepare()
 
     async def _declare(self) -> None:
-        self._connection = self._connect()
+        """Make topics, groups and the store's tables. Then only the broker: the outbox is left to the processes."""
+        first = self._connect(self.store)
+        await first.open()
+        await first.close()
+        self._connection = self._connect(None)
         await self._connection.open()
         broker = self._connection.broker
         for topic in sorted({topic for topics in HEARS.values() for topic in topics}):
@@ -131,15 +148,15 @@ class Remote:
         assert self._thread is not None
         found = 0
         for _ in range(2):
-            ((outbox,),) = self._books.read(OUTBOX)
+            ((outbox,),) = self._books.read(self._books.outbox)
             found = max(found, int(outbox) + self._thread.run(self._waiting(), AWAY))
         return found
 
     async def _waiting(self) -> int:
         assert self._connection is not None
         broker = self._connection.broker
-        lags = [await broker.lag(topic, f"{NAME}.{handler}") for handler, topics in HEARS.items() for topic in topics]
-        return sum(lag.waiting or 0 for lag in lags)
+        asked = (broker.lag(topic, f"{NAME}.{handler}") for handler, topics in HEARS.items() for topic in topics)
+        return sum(lag.waiting or 0 for lag in await asyncio.gather(*asked))
 
     def dead(self) -> Iterable[tuple[str, str, int]]:
         """See Site.dead."""

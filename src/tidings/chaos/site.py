@@ -51,8 +51,11 @@ class Site(Protocol):
 
     places: ClassVar[dict[str, Place]]
     """The named places of the adapter, at which a process can die."""
-    connection: ClassVar[type]
-    """What a handler asks for to write in its transaction."""
+
+    @property
+    def connection(self) -> type:
+        """What a handler asks for to write in its transaction."""
+        ...
 
     async def prepare(self) -> None:
         """Make what is not there; nothing else may be in it. Raises ConfigError or a BrokerError."""

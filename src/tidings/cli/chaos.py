@@ -29,9 +29,10 @@ LARGEST_SEED = 1_000_000
 
 
 class Where(NamedTuple):
-    """Where a run is: at a URL, at a server that it starts, or in a file of its own."""
+    """Where a run is: at a broker that is there, at a server that it starts, or in a file of its own."""
 
-    url: str | None
+    broker: str | None
+    store: str | None
     server: str | None
     remote_is_mine: bool
 
@@ -42,11 +43,14 @@ def chaos() -> None:
 
 
 @chaos.command()
-@click.argument("url", required=False)
+@click.option("--broker", metavar="URL", help="A broker that is there, in which no run has been.")
+@click.option(
+    "--store", metavar="URL", help="The store beside it, in which none has been; a temporary file by default."
+)
 @click.option(
     "--server",
     metavar="NAME",
-    help="Start a server, which profiles can break: nats, valkey, rabbitmq.",
+    help="Start a server, which profiles can break: nats, valkey, rabbitmq, kafka, postgres.",
 )
 @click.option("--profile", default="kills", show_default=True, metavar="NAME|FILE", help="What is to happen.")
 @click.option("--events", type=click.IntRange(1), metavar="N", help="How many are published.")
@@ -62,23 +66,25 @@ def chaos() -> None:
 @click.option("--keep", is_flag=True, help="Keep the folder of a run that failed: journals, database, log.")
 @click.option("--write", type=click.Path(dir_okay=False, path_type=Path), help="Put the figures into this document.")
 @click.option("--remote-is-mine", is_flag=True, help="The broker is on another machine, and is mine to break.")
-def run(url: str | None, server: str | None, profile: str, **given: Any) -> None:
+def run(profile: str, **given: Any) -> None:
     """Publish, handle, kill and freeze; then draw up a ledger. Exit code 1 where something does not hold.
 
-    Without URL the run is in a temporary folder. A server has a store in SQLite beside it there. What is counted: every
-    event that was acknowledged has its effect exactly once in the user's own table, in the order of its key, or is a
-    dead letter; nothing else is there; every fault that was planned has happened.
+    Without a broker the run is in a temporary folder. What is counted: every event that was acknowledged has its effect
+    exactly once in the user's own table, in the order of its key, or is a dead letter; nothing else is there; every
+    fault that was planned has happened.
     """
     from tidings.chaos.profile import load
 
     shape = {name: given[name] for name in ("events", "kills", "keys", "workers", "publishers")}
-    if url is not None and server is not None:
-        raise click.UsageError("A run is at a URL or at a server that it starts: leave one of them out.")
+    where = Where(*(given[name] for name in Where._fields))
+    if where.broker is not None and where.server is not None:
+        raise click.UsageError(
+            "A run is at a broker that is there or at a server that it starts: leave one of them out."
+        )
     seed = secrets.randbelow(LARGEST_SEED) if given["seed"] is None else given["seed"]
     reports = []
     for number in range(given["runs"]):
         plan = load(profile, seed=seed + number, **shape)
-        where = Where(url, server, given["remote_is_mine"])
         report = _one_run(plan, where, keep=given["keep"])
         reports.append(report)
         _say(report, as_json=given["as_json"])
@@ -141,15 +147,17 @@ async def _site(where: Where, folder: Path, lasting: float) -> AsyncGenerator[Si
     """The place of the run. A server has a folder of its own, for its log is long."""
     from tidings.chaos.address import find
 
-    store = f"sqlite:{folder / 'store.db'}"
+    store = where.store or f"sqlite:{folder / 'store.db'}"
     if where.server is None:
-        yield find(where.url or f"sqlite:{folder / 'tidings.db'}", store, remote_is_mine=where.remote_is_mine)
+        site = find(where.broker or f"sqlite:{folder / 'tidings.db'}", store, remote_is_mine=where.remote_is_mine)
+        if where.store is not None and site.store is None:
+            raise ConfigError(f"{where.broker or 'The embedded broker'} is its own store: leave --store out.")
+        yield site
         return
     from tidings.chaos.ground import ground
-    from tidings.chaos.remote import Remote
 
     async with ground(where.server, folder / "server", lasting) as place:
-        yield Remote(place.url, store, faults=place.faults, direct=place.direct)
+        yield find(place.url, store, faults=place.faults, direct=place.direct)
 
 
 def _remove(folder: Path) -> None:

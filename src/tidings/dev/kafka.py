@@ -43,6 +43,12 @@ class Kafka(Server):
     def __init__(self, folder: Path | None = None, *, port: int = 0, settings: Mapping[str, Any] | None = None) -> None:
         super().__init__(folder, port=port, settings=settings)
         self._controller = free_port()
+        self._led: tuple[int, int] | None = None
+
+    def lead(self, port: int) -> int:
+        """See Server.lead: a listener of its own, since a broker tells its clients where they have to go on."""
+        self._led = (free_port(), port)
+        return self._led[0]
 
     @classmethod
     def needs(cls) -> str | None:
@@ -85,9 +91,9 @@ class Kafka(Server):
         ours = {
             "process.roles": "broker,controller",
             "node.id": 1,
-            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self._controller}",
-            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.port}",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "listeners": _at(PLAINTEXT=self.port, CONTROLLER=self._controller),
+            "advertised.listeners": _at(PLAINTEXT=self.port),
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,LED:PLAINTEXT",
             "inter.broker.listener.name": "PLAINTEXT",
             "controller.listener.names": "CONTROLLER",
             "controller.quorum.voters": f"1@127.0.0.1:{self._controller}",
@@ -105,6 +111,9 @@ class Kafka(Server):
             "broker.session.timeout.ms": 3000,  # who was killed may come back only when its session is over
             "broker.heartbeat.interval.ms": 500,
         }
+        if self._led is not None:
+            ours["listeners"] = _at(PLAINTEXT=self.port, CONTROLLER=self._controller, LED=self._led[0])
+            ours["advertised.listeners"] = _at(PLAINTEXT=self.port, LED=self._led[1])
         lines = [f"{name}={value}" for name, value in (ours | self.settings).items()]
         self._properties.write_text("\n".join(lines) + "\n")
         if not (self.folder / "data" / "meta.properties").exists():
@@ -126,6 +135,11 @@ class Kafka(Server):
         request = struct.pack(">hhih", API_VERSIONS, 0, 1, -1)
         peer.sendall(struct.pack(">i", len(request)) + request)
         return len(peer.recv(1024)) > 8
+
+
+def _at(**listeners: int) -> str:
+    """Listeners with their ports."""
+    return ",".join(f"{name}://127.0.0.1:{port}" for name, port in listeners.items())
 
 
 def version() -> str:

@@ -75,6 +75,10 @@ class Server(ABC):
         self.folder = folder.absolute() if folder else _temporary(self.kind)
         self._process: subprocess.Popen[bytes] | None = None
 
+    def lead(self, port: int) -> int:
+        """Before it starts: clients will come through a proxy at `port`. Returns the port to which that has to lead."""
+        return self.port
+
     @classmethod
     @abstractmethod
     def needs(cls) -> str | None:

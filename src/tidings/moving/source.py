@@ -31,8 +31,9 @@ DELAYED = """SELECT d.seq, t.name, d.key, d.type, d.id, d.time, d.headers, d.bod
     JOIN tidings_topic t ON t.id = d.topic ORDER BY d.due, d.seq"""
 POSTPONED = """SELECT count(*) FROM tidings_delay WHERE id = ?
     AND topic = (SELECT id FROM tidings_topic WHERE name = ?)"""
-FEEDS = """SELECT f.id, g.name, t.name, f.topic, m.pos, coalesce(m.ready, 0) FROM tidings_feed f
-    JOIN tidings_group g ON g.id = f.grp JOIN tidings_topic t ON t.id = f.topic LEFT JOIN tidings_move_feed m ON m.feed = f.id ORDER BY f.id"""
+FEEDS = """SELECT f.id, g.name, t.name, f.topic, m.pos, coalesce(m.ready, 0)
+    FROM tidings_feed f JOIN tidings_group g ON g.id = f.grp JOIN tidings_topic t ON t.id = f.topic
+    LEFT JOIN tidings_move_feed m ON m.feed = f.id ORDER BY f.id"""
 JOINED = """FROM tidings_log l {index} JOIN tidings_position p ON p.feed = :feed AND p.part = l.part
     LEFT JOIN tidings_ack a ON a.feed = :feed AND a.pos = l.pos WHERE l.topic = :topic AND l.pos > :low"""
 FIRST_OPEN = f"SELECT min(l.pos) {JOINED.format(index='NOT INDEXED')} AND l.pos <= :upto AND {UNSETTLED}"

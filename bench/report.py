@@ -56,8 +56,9 @@ vary with neighbours and with the disk: `_cpu` is what a second of the client's 
 system time of all threads of the process in µs an event. `faststream` is FastStream in an environment of its own with
 its defaults, beside ours in the same run.
 
-Run it: `tidings bench brokers --full --write docs/performance.md` in a checkout; `--only nats,kafka.latency` runs some,
-`--json` prints a list for programs. A server that is not installed is left out, with a sentence."""
+Run it: `tidings bench brokers --full --write docs/performance.md` in a checkout, or `make bench WHAT=brokers`.
+`--only nats,kafka.latency` runs some, `--scale 0.1` does so with a tenth of the events, `--json` prints a list for
+programs. A server that is not installed is left out, with a sentence."""
 
 
 def write_embedded(path: Path, outcomes: Sequence[Outcome], busy: float) -> None:

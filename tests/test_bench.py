@@ -58,6 +58,23 @@ def test_a_server_is_measured_beside_its_plain_client(kind: str, tmp_path: Path)
         assert f"| `{row['measure']}` |" in document.read_text()
 
 
+def test_a_long_measure_may_have_no_twin() -> None:
+    done = bench("brokers", "--json", "--only", "nats.backlog,nats.reconnect", *TINY)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    long = ["backlog", "backlog_speed", "reconnect", "reconnect_attempts"]
+    assert [row["measure"] for row in rows] == [f"nats.{measure}" for measure in long]
+    assert [row["raw"] is None for row in rows] == [False, False, True, True]
+
+
+def test_the_long_measures_of_a_server_are_for_a_full_run() -> None:
+    from bench.brokers.servers import chosen
+
+    assert chosen(["nats"], full=False) == ["nats.consume", "nats.latency", "nats.faststream"]
+    assert chosen(["nats"], full=True)[3:] == ["nats.backlog", "nats.reconnect"]
+    assert chosen(["nats.latency"], full=False) == ["nats.latency"]
+
+
 def test_an_unknown_server_is_refused_with_the_known_ones() -> None:
     done = bench("brokers", "--only", "nats,pulsar")
     assert done.returncode == 2

@@ -41,10 +41,14 @@ class Counted:
         return Reading(self._end.value, self._end.cpu, more)
 
     def slowing(self) -> float:
-        """The speed of the last tenth in that of the first."""
-        return self._speed(1 - TENTH, 1.0) / self._speed(0.0, TENTH)
+        """The speed of the last tenth in that of the first; 1 where too little came to tell them apart."""
+        first = self._when(TENTH) - self._when(0.0)
+        last = self._when(1.0) - self._when(1 - TENTH)
+        return first / last if last > 0 else 1.0
 
-    def _speed(self, begin: float, end: float) -> float:
-        some = [moment for moment in self._times if begin * self.all <= moment[0] <= end * self.all]
-        (one, began), (other, ended) = some[0], some[-1]
-        return (other - one) / (ended - began)
+    def _when(self, share: float) -> float:
+        """When this share of what came after the first batch was settled, between the moments that were noted."""
+        wanted = self._first + share * (self.seen - self._first)
+        after = next(index for index, (seen, _) in enumerate(self._times) if seen >= wanted)
+        (seen, when), (before, since) = self._times[after], self._times[max(after - 1, 0)]
+        return when if seen == before else since + (when - since) * (wanted - before) / (seen - before)

@@ -102,7 +102,7 @@ async def _handled_by_us(kind: str, url: str, topic: str, latencies: Latencies) 
     async def note(event: OrderPlaced) -> None:
         await latencies.handle(event)
 
-    async with ours.working(url, ours.placed_on(topic), note):
+    async with ours.working(ours.app_on(url, ours.placed_on(topic), note)):
         print("ready", flush=True)
         await latencies.all.wait()
 

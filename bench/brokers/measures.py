@@ -9,12 +9,25 @@ from typing import Any
 
 import msgspec
 
-from bench.brokers import by_hand, latency, ours
+from bench.brokers import backlog, by_hand, faststream, latency, ours, reconnect
 from bench.brokers.client import BATCH
 from bench.measure import Also, Goal, Measure
 from bench.reading import Reading, Task
+from tidings import dev
 
 LEAST = 400
+EACH = "events/s of CPU"
+DEFAULTS = "FastStream by its defaults"
+
+
+class Peer(msgspec.Struct, frozen=True):
+    """FastStream at some work, how many events it gets to do, and how many times as fast we want to be."""
+
+    measure: str
+    work: str
+    events: int
+    times: float
+    what: str
 
 
 class Kind(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,15 +37,31 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     events: int
     consume: float
     publish: float
+    peers: tuple[Peer, ...] = ()
 
 
 KINDS = {
-    "kafka": Kind(server="Kafka", events=100_000, consume=0.5, publish=0.4),
-    "nats": Kind(server="Nats", events=30_000, consume=0.8, publish=0.7),
-    "rabbitmq": Kind(server="RabbitMQ", events=20_000, consume=0.8, publish=0.7),
-    "valkey": Kind(server="Valkey", events=50_000, consume=0.6, publish=0.6),
+    "kafka": Kind(
+        server="Kafka", events=100_000, consume=0.5, publish=0.4,
+        peers=(
+            Peer("faststream", "consume", 5000, 15, "FastStream by its defaults, which acknowledge before handling"),
+            Peer("faststream_acked", "consume_acked", 500, 200, "FastStream told to acknowledge after handling"),
+        ),
+    ),
+    "nats": Kind(
+        server="Nats", events=30_000, consume=0.8, publish=0.7,
+        peers=(Peer("faststream", "consume", 3000, 2, DEFAULTS),),
+    ),
+    "rabbitmq": Kind(
+        server="RabbitMQ", events=20_000, consume=0.8, publish=0.7,
+        peers=(Peer("faststream", "consume", 2000, 8, DEFAULTS),),
+    ),
+    "valkey": Kind(
+        server="Valkey", events=50_000, consume=0.6, publish=0.6,
+        peers=(Peer("faststream", "consume", 2000, 20, DEFAULTS),),
+    ),
     "postgres": Kind(server="Postgres", events=50_000, consume=0.6, publish=0.5),
-}
+}  # fmt: skip
 
 
 def _fresh() -> str:
@@ -53,16 +82,15 @@ def _work(run: Any, events: int, task: Task) -> Reading:
 
 def _working(name: str, kind: Kind) -> Measure:
     consume, publish = Goal("ratio", "least", kind.consume), Goal("ratio", "least", kind.publish)
-    each = "events/s of CPU"
     return Measure(
         what="a backlog of typed events, an `async def` handler that does nothing, acknowledged after it",
         goal=consume,
         ours=partial(_work, ours.work, kind.events),
         raw=partial(_work, partial(by_hand.work, name), kind.events),
         also=(
-            Also(f"{name}.consume_cpu", "consume_cpu", each, "the same by the CPU of the process", consume),
+            Also(f"{name}.consume_cpu", "consume_cpu", EACH, "the same by the CPU of the process", consume),
             Also(f"{name}.publish", "publish", "events/s", "1,000 at a time, confirmed", publish, "publish_us"),
-            Also(f"{name}.publish_cpu", "publish_cpu", each, "the same by the CPU of the process", publish),
+            Also(f"{name}.publish_cpu", "publish_cpu", EACH, "the same by the CPU of the process", publish),
         ),
     )
 
@@ -82,8 +110,75 @@ def _late(name: str) -> Measure:
     )  # fmt: skip
 
 
-MEASURES = {
-    measure: made
-    for name, kind in KINDS.items()
-    for measure, made in {f"{name}.consume": _working(name, kind), f"{name}.latency": _late(name)}.items()
-}
+def _long(name: str) -> Measure:
+    what = "MB above an idle worker while one worker drains a million events"
+    speed = Goal("ours", "least", 0.8)
+    return Measure(
+        unit="MB",
+        what=what,
+        goal=Goal("ours", "most", 64),
+        ours=partial(_work, partial(backlog.by_us, name), 1_000_000),
+        raw=partial(_work, partial(backlog.by_raw, name), 1_000_000),
+        also=(
+            Also(
+                f"{name}.backlog_speed",
+                "slowing",
+                "last / first",
+                "the same: its last tenth in the speed of its first",
+                speed,
+            ),
+        ),
+        long=True,
+    )
+
+
+def _back(name: str, kind: Kind) -> Measure:
+    def killed(task: Task) -> Reading:
+        with getattr(dev, kind.server)(task.folder / "server") as server:
+            return asyncio.run(reconnect.by_us(server, _fresh()))
+
+    return Measure(
+        unit="s",
+        what="from a killed server's being up again to the first event handled",
+        goal=Goal("ours", "most", 3.0),
+        ours=killed,
+        raw=None,
+        also=(
+            Also(
+                f"{name}.reconnect_attempts",
+                "attempts",
+                "1/s",
+                "connection attempts while it is down",
+                Goal("ours", "most", 2.0),
+            ),
+        ),
+        long=True,
+    )
+
+
+def _beside(name: str, kind: Kind, peer: Peer) -> Measure:
+    times = Goal("ratio", "least", peer.times)
+    what = f"consuming; raw: {peer.what}"
+    return Measure(
+        what=what,
+        goal=times,
+        ours=partial(_work, ours.work, kind.events),
+        raw=partial(faststream.consume, kind=name, work=peer.work, events=peer.events),
+        prepare=faststream.prepare,
+        also=(Also(f"{name}.{peer.measure}_cpu", "consume_cpu", EACH, f"{what}, by the CPU of the process", times),),
+    )
+
+
+def _all(name: str, kind: Kind) -> dict[str, Measure]:
+    peers = {peer.measure: _beside(name, kind, peer) for peer in kind.peers}
+    made = {
+        "consume": _working(name, kind),
+        "latency": _late(name),
+        **peers,
+        "backlog": _long(name),
+        "reconnect": _back(name, kind),
+    }
+    return {f"{name}.{measure}": what for measure, what in made.items()}
+
+
+MEASURES = {name: measure for server, kind in KINDS.items() for name, measure in _all(server, kind).items()}

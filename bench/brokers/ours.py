@@ -65,9 +65,8 @@ async def publish(url: str, some: Sequence[OrderPlaced], count: int) -> Reading:
 
 
 @contextlib.asynccontextmanager
-async def working(url: str, kind: type[OrderPlaced], handle: Handle) -> AsyncGenerator[Worker]:
-    """One worker that runs, and is drained in the end. Raises what it died of."""
-    app = app_on(url, kind, handle)
+async def working(app: App) -> AsyncGenerator[Worker]:
+    """Its one worker runs, and is drained in the end. Raises what it died of."""
     async with app:
         (worker,) = await app.start()
         running = asyncio.create_task(worker.run())
@@ -95,6 +94,6 @@ async def work(url: str, topic: str, count: int) -> Reading:
     await declare(url, kind)
     published = await publish(url, events(kind, batch_of(count)), count)
     counted = Counted(count)
-    async with working(url, kind, nothing) as worker:
+    async with working(app_on(url, kind, nothing)) as worker:
         await until(worker, counted)
     return counted.reading(published)

@@ -38,9 +38,13 @@ def left_out() -> list[str]:
     return [missing for kind in KINDS if (missing := _missing(kind)) is not None]
 
 
+def steps(names: Sequence[str], rounds: int) -> int:
+    """How often `run` says something."""
+    return sum(rounds + (MEASURES[name].prepare is not None) for name in names)
+
+
 def run(names: Sequence[str], *, rounds: int, scale: float, progress: Progress) -> list[Outcome]:
     """Measure these, `rounds` times each side, server by server."""
-    machine.warn(progress)
     outcomes: list[Outcome] = []
     for kind in dict.fromkeys(map(_server_of, names)):
         own = [name for name in names if _server_of(name) == kind]

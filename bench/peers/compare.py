@@ -27,6 +27,8 @@ from bench.sample import orders
 
 HERE = Path(__file__).parent
 ENVIRONMENT = HERE / ".venv"
+PYTHON = ENVIRONMENT / "bin" / "python"
+SAMPLE = "orders.jsonl"
 OURS = {
     "publish_1": "publish_1",
     "publish_100": "publish_100",
@@ -70,36 +72,36 @@ PEERS = (
 
 def run(*, rounds: int, scale: float, progress: Progress) -> list[Row]:
     """Measure all, `rounds` times. Raises click.ClickException where the environment cannot be made or a case fails."""
-    python = environment(progress)
+    environment(progress)
     with tempfile.TemporaryDirectory(prefix="tidings-peers-", dir=machine.disk()) as name:
         folder = Path(name)
-        sample = folder / "orders.jsonl"
-        sample.write_bytes(b"\n".join(msgspec.json.encode(order) for order in orders(1000)))
+        write_sample(folder)
         consume.backlog(Task(folder, folder, scale))
-        with _servers(python, folder) as ports:
-            return [
-                row for work in WORKS for row in _compare(work, _Bench(python, folder, ports, scale), rounds, progress)
-            ]
+        with _servers(folder) as ports:
+            bench = _Bench(folder, ports, scale)
+            return [row for work in WORKS for row in _compare(work, bench, rounds, progress)]
 
 
-def environment(progress: Progress) -> Path:
-    """The interpreter of the peers' environment, made or brought up to date as needed."""
-    python = ENVIRONMENT / "bin" / "python"
+def write_sample(folder: Path) -> None:
+    """The orders that peers read, one a line."""
+    (folder / SAMPLE).write_bytes(b"\n".join(msgspec.json.encode(order) for order in orders(1000)))
+
+
+def environment(progress: Progress) -> None:
+    """Make the peers' environment, or bring it up to date, as needed. Raises click.ClickException where it cannot."""
     wanted, had = HERE / "requirements.txt", ENVIRONMENT / "requirements.txt"
     if had.exists() and had.read_text() == wanted.read_text():
-        return python
+        return
     progress("peers: making an environment")
     venv.create(ENVIRONMENT, clear=True, with_pip=True)
-    command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", str(wanted)]
+    command = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", str(wanted)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise click.ClickException(f"The peers cannot be installed:\n{done.stderr}")
     shutil.copy(wanted, had)
-    return python
 
 
 class _Bench(msgspec.Struct, frozen=True):
-    python: Path
     folder: Path
     ports: dict[str, int]
     scale: float
@@ -124,10 +126,14 @@ def _compare(work: str, bench: _Bench, rounds: int, progress: Progress) -> list[
 
 def _case(peer: Peer, work: str, bench: _Bench) -> Reading:
     where = bench.ports.get(peer.kind) or tempfile.mkdtemp(dir=bench.folder)
-    seconds, count = SECONDS * bench.scale, max(int(peer.backlog * bench.scale), 100)
-    sample = bench.folder / "orders.jsonl"
+    return case(peer, work, where=str(where), sample=bench.folder / SAMPLE, scale=bench.scale)
+
+
+def case(peer: Peer, work: str, *, where: str, sample: Path, scale: float) -> Reading:
+    """One round of a peer, on the port or in the folder `where`. Raises click.ClickException where it fails."""
+    seconds, count = SECONDS * scale, max(int(peer.backlog * scale), 100)
     module = f"bench.peers.{peer.kind}_case"
-    command = [str(bench.python), "-m", module, str(where), work, str(sample), str(seconds), str(count)]
+    command = [str(PYTHON), "-m", module, where, work, str(sample), str(seconds), str(count)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT, check=False)
     if done.returncode or not done.stdout:
         raise click.ClickException(f"{peer.title}, {work}: failed\n{done.stderr}")
@@ -135,11 +141,11 @@ def _case(peer: Peer, work: str, bench: _Bench) -> Reading:
 
 
 @contextlib.contextmanager
-def _servers(python: Path, folder: Path) -> Iterator[dict[str, int]]:
+def _servers(folder: Path) -> Iterator[dict[str, int]]:
     """NATS and Valkey on the loopback address, with fsync before each acknowledgement."""
     ports = {"nats": _free_port(), "valkey": _free_port()}
     with contextlib.ExitStack() as stack:
-        for kind, command in (("nats", _nats(python, folder, ports["nats"])),
+        for kind, command in (("nats", _nats(folder, ports["nats"])),
                               ("valkey", _valkey(folder, ports["valkey"]))):  # fmt: skip
             log = stack.enter_context((folder / f"{kind}.log").open("wb"))
             stack.callback(_stop, subprocess.Popen(command, stdout=log, stderr=log))
@@ -147,12 +153,12 @@ def _servers(python: Path, folder: Path) -> Iterator[dict[str, int]]:
         yield ports
 
 
-def _nats(python: Path, folder: Path, port: int) -> list[str]:
+def _nats(folder: Path, port: int) -> list[str]:
     settings = folder / "nats.conf"
     settings.write_text(
         f'listen: "127.0.0.1:{port}"\njetstream {{ store_dir: "{folder}/nats", sync_interval: always }}\n'
     )
-    return [str(python.parent / "nats-server"), "-c", str(settings)]
+    return [str(PYTHON.parent / "nats-server"), "-c", str(settings)]
 
 
 def _valkey(folder: Path, port: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""What both cases of FastStream do, whatever the broker: publish with many coroutines, consume a backlog."""
+"""What all cases of FastStream do, whatever the broker: publish with many coroutines, consume a backlog."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Peer(Protocol):
     broker: Any
     where: dict[str, Any]
 
-    def source(self, *, batch: bool) -> dict[str, Any]:
-        """What `broker.subscriber` is given."""
+    def subscribe(self, handler: Any, *, batch: bool, acked: bool) -> None:
+        """With `acked` what has been handled is acknowledged after it, whatever the default is."""
         ...
 
     async def declare(self) -> None:
@@ -31,10 +31,10 @@ class Peer(Protocol):
 
 
 async def work(peer: Peer, name: str, orders: Sequence[Order], *, seconds: float, count: int) -> None:
-    """publish_1, publish_100, consume or consume_batches."""
+    """publish_1, publish_100, consume, consume_acked or consume_batches."""
     await peer.declare()
     if name.startswith("consume"):
-        await consume(peer, orders, count, batch=name.endswith("batches"))
+        await consume(peer, orders, count, batch=name.endswith("batches"), acked=name.endswith("acked"))
     else:
         await peer.broker.start()
         await publish(peer, orders[: int(name.removeprefix("publish_"))], seconds)
@@ -61,7 +61,7 @@ async def publish(peer: Peer, orders: Sequence[Order], seconds: float) -> None:
         watch.tell(done - before)
 
 
-async def consume(peer: Peer, orders: Sequence[Order], count: int, *, batch: bool) -> None:
+async def consume(peer: Peer, orders: Sequence[Order], count: int, *, batch: bool, acked: bool) -> None:
     """A backlog of typed events, and a handler that only counts."""
     seen, first, watch = 0, 0, Watch()
     all_seen = asyncio.Event()
@@ -81,7 +81,7 @@ async def consume(peer: Peer, orders: Sequence[Order], count: int, *, batch: boo
     for start in range(0, count, AT_ONCE):
         some = (orders[index % len(orders)] for index in range(start, min(start + AT_ONCE, count)))
         await asyncio.gather(*(peer.broker.publish(order, **peer.where) for order in some))
-    peer.broker.subscriber(**peer.source(batch=batch))(handle_batch if batch else handle)
+    peer.subscribe(handle_batch if batch else handle, batch=batch, acked=acked)
     await peer.broker.start()
     await all_seen.wait()
     watch.tell(seen - first)

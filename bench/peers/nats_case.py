@@ -19,10 +19,10 @@ class Nats:
         self.broker = NatsBroker(self.url, logger=None)
         self.where = {"subject": "orders", "stream": "orders"}
 
-    def source(self, *, batch: bool) -> dict[str, Any]:
-        """A durable consumer."""
+    def subscribe(self, handler: Any, *, batch: bool, acked: bool) -> None:
+        """A durable consumer; what is handled is acknowledged after it in any case."""
         stream, pull = JStream("orders", declare=False), PullSub(batch_size=BATCH, batch=batch)
-        return {"subject": "orders", "stream": stream, "durable": "bench", "pull_sub": pull}
+        self.broker.subscriber("orders", stream=stream, durable="bench", pull_sub=pull)(handler)
 
     async def declare(self) -> None:
         """Make an empty stream."""

@@ -18,9 +18,10 @@ class Valkey:
         self.broker = RedisBroker(self.url, logger=None)
         self.where = {"stream": "orders"}
 
-    def source(self, *, batch: bool) -> dict[str, Any]:
-        """A member of a group."""
-        return {"stream": StreamSub("orders", group="bench", consumer="one", max_records=BATCH, batch=batch)}
+    def subscribe(self, handler: Any, *, batch: bool, acked: bool) -> None:
+        """A member of a group; what is handled is acknowledged after it in any case."""
+        stream = StreamSub("orders", group="bench", consumer="one", max_records=BATCH, batch=batch)
+        self.broker.subscriber(stream=stream)(handler)
 
     async def declare(self) -> None:
         """Make an empty stream, and its group."""

@@ -12,7 +12,7 @@ import click
 import msgspec
 
 import tidings
-from tidings.cli.output import emit
+from tidings.cli.output import emit, progress
 
 
 @click.group()
@@ -47,7 +47,7 @@ def embedded(as_json: bool, write: Path | None, rounds: int, scale: float, **whi
 @click.option("--full", is_flag=True, help="Also what takes long: a backlog of a million, and a server that dies.")
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="Each figure is their median.")
 @click.option("--write", type=click.Path(dir_okay=False, path_type=Path), help="Put the table into this document.")
-@click.option("--scale", default=1.0, type=click.FloatRange(0.001, 10), hidden=True)
+@click.option("--scale", default=1.0, type=click.FloatRange(0.001, 10), help="How much of the events: 0.1 is a tenth.")
 def brokers(as_json: bool, write: Path | None, rounds: int, scale: float, **which: Any) -> None:
     """Kafka, NATS, RabbitMQ, Valkey and PostgreSQL: tidings beside their plain clients, round by round in turn.
 
@@ -58,8 +58,12 @@ def brokers(as_json: bool, write: Path | None, rounds: int, scale: float, **whic
     names = servers.chosen([name for name in which["only"].split(",") if name], which["full"])
     for sentence in () if which["only"] else servers.left_out():
         _tell(f"left out: {sentence}")
-    busy = _measures("machine").busy()
-    outcomes = servers.run(names, rounds=rounds, scale=scale, progress=_tell)
+    machine = _measures("machine")
+    machine.warn(_tell)
+    busy = machine.busy()
+    with progress("measuring", servers.steps(names, rounds), quiet=as_json) as advance:
+        bar = sys.stderr.isatty() and not as_json
+        outcomes = servers.run(names, rounds=rounds, scale=scale, progress=(lambda _: advance(1)) if bar else _tell)
     if write is not None:
         _measures("report").write_brokers(write, outcomes, busy)
     _emit(outcomes, as_json)

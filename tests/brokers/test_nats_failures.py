@@ -14,9 +14,16 @@ import pytest
 from tests.brokers.test_nats import GROUP, by_key, ids, opened, own, records, taken
 from tidings.broker import Delivery, Record, Start
 from tidings.brokers.nats import NatsLink
+from tidings.clock import Clock
 from tidings.dev import Nats
 from tidings.errors import BrokerError, Fenced, PublishFailed
-from tidings.jetstream import wire
+from tidings.jetstream import address, wire
+from tidings.jetstream.connection import Connection
+from tidings.jetstream.cursor import Cursor, State
+from tidings.jetstream.naming import topic
+from tidings.jetstream.part import Part
+from tidings.jetstream.server import gone
+from tidings.jetstream.wire import Answer
 from tidings.link import Line
 
 ROOT = Path(__file__).parents[2]
@@ -271,3 +278,25 @@ async def test_a_view_begins_at_the_time_of_records(nats_server: Nats) -> None:
         late = await link.join(["order"], None, 5000.0)
         assert await late.fetch(1, 0.1) == []
         assert ids(await taken(await link.join(["order"], None, Start.EARLIEST), 30))[0] == "id0"
+
+
+async def test_what_a_server_does_not_find_is_gone_only_where_the_stream_says_so(nats_server: Nats) -> None:
+    prefix = own()
+    async with opened(nats_server, prefix) as link:
+        await link.publish(records(3))
+        plain = await nats.connect(nats_server.url)
+        await plain.jetstream().delete_msg(f"{prefix}_order", 2)
+        await plain.close()
+        connection = Connection(address.parse(nats_server.url), Clock())
+        await connection.open()
+        line, where = connection.wire(), topic(prefix, "order", 8)
+        part = Part(where, 0, b"$KV.x.y", Cursor(State(read=3, back=[1, 2]), 0))
+        part.questions(line, Clock(), news=lambda: None, ended=lambda: None)
+        none = Answer(b"NATS/1.0 404 Message Not Found\r\n\r\n", b"")  # so says one that is about to end
+        told = [Answer(b"", b"{}"), none, none]
+        assert part.unfound(told) == [1, 2]
+        with pytest.raises(BrokerError, match="message 1"):
+            part.begin(told, await gone(line, where.stream, [1, 2]))
+        assert 1 in part.cursor.back
+        part.close()
+        await connection.close()

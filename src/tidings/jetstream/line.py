@@ -24,7 +24,7 @@ from tidings.jetstream.group import Seen, Sight, look
 from tidings.jetstream.naming import Place, Topic
 from tidings.jetstream.part import Part, compare_and_put
 from tidings.jetstream.reader import Message
-from tidings.jetstream.server import DEADLINE, WRONG_REVISION, Find, Latest, Refused, acked, call
+from tidings.jetstream.server import DEADLINE, WRONG_REVISION, Find, Latest, Refused, acked, call, gone
 from tidings.jetstream.wire import Lost, Question
 from tidings.roster import Life, share
 
@@ -345,7 +345,8 @@ class GroupLine:
         answers = await wire.ask(list(itertools.chain(*asked)), DEADLINE)
         start = 0
         for part, questions in zip(parts, asked, strict=True):
-            part.begin(answers[start : start + len(questions)])
+            told = answers[start : start + len(questions)]
+            part.begin(told, await gone(wire, part.topic.stream, part.unfound(told)))
             start += len(questions)
         self._news.set()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from tidings.clock import Clock
 from tidings.jetstream.cursor import Cursor, encode
@@ -86,16 +86,24 @@ class Part:
         config = {"deliver_policy": "by_start_sequence", "opt_start_seq": start + 1}
         return [self.reader.question(config), *(one(self.topic.stream, each) for each in self._lacking)]
 
-    def begin(self, answers: Sequence[Answer | None]) -> None:
-        """Read on with what was answered. Raises Lost, and Refused where the stream is gone."""
+    def unfound(self, answers: Sequence[Answer | None]) -> list[int]:
+        """Which messages the server did not find."""
+        asked = zip(self._lacking, answers[1:], strict=True)
+        return [sequence for sequence, answer in asked if answer is not None and answer.status == b"404"]
+
+    def begin(self, answers: Sequence[Answer | None], gone: Collection[int]) -> None:
+        """Read on with what was answered; `gone` is what is settled since the stream does not keep it any more.
+
+        Raises Lost, and Refused where the stream is gone.
+        """
         assert self.reader is not None
         if None in answers:
             raise Lost("the NATS server did not answer in time")
         found: list[Message] = []
         for sequence, answer in zip(self._lacking, answers[1:], strict=True):
             assert answer is not None
-            if answer.status == b"404":
-                self.cursor.settle(sequence)  # the stream does not keep it any more
+            if sequence in gone:
+                self.cursor.settle(sequence)
             elif answer.status:
                 raise Lost(f"the NATS server did not give message {sequence} of {self.topic.stream}")
             else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -39,10 +39,11 @@ class Ack(msgspec.Struct):
 
 
 class Bounds(msgspec.Struct):
-    """The sequences of what is in a stream."""
+    """The sequences of what is in a stream; `deleted` only where that was asked for."""
 
     first_seq: int = 0
     last_seq: int = 0
+    deleted: list[int] = []
 
 
 class Config(msgspec.Struct):
@@ -143,6 +144,17 @@ async def stream(wire: Wire, name: str, config: Mapping[str, Any]) -> Stream:
         if refused.number != 10058:  # another process was first
             raise
     return await call(wire, f"STREAM.INFO.{name}", {}, Stream)
+
+
+async def gone(wire: Wire, name: str, sequences: Collection[int]) -> set[int]:
+    """Those of these that the stream does not keep any more.
+
+    That a message was not found does not say so: a server that is about to end finds none in what it has closed.
+    """
+    if not sequences:
+        return set()
+    state = (await call(wire, f"STREAM.INFO.{name}", {"deleted_details": True}, Stream)).state
+    return {sequence for sequence in sequences if sequence < state.first_seq} | {*sequences} & {*state.deleted}
 
 
 def fields(headers: bytes) -> dict[bytes, bytes]:

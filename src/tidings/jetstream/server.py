@@ -107,7 +107,7 @@ def acked(answer: Answer | None) -> int:
     if answer is None:
         raise Lost("the NATS server did not answer in time; whether it was done is not known")
     if answer.status == b"503":
-        raise Refused("no stream of the NATS server takes this subject (or JetStream is off, or has no leader)", 503)
+        raise Lost("no stream of the NATS server takes this subject (or JetStream is off, or has no leader)")
     ack = read_ack(answer.data)
     if ack.error is not None:
         raise Refused(f"the NATS server refused it: {ack.error.description}", ack.error.err_code)
@@ -122,9 +122,8 @@ async def call(wire: Wire, name: str, body: Mapping[str, Any], told: type[Told])
         why = f": {wire.trouble}" if wire.trouble is not None else ""
         raise Lost(f"the NATS server did not answer {name} within {DEADLINE:g} seconds{why}")
     if answer.status == b"503":
-        raise Refused(
-            "the NATS server does not answer for JetStream: start it with `-js`, or enable it for the account", 503
-        )
+        why = "the NATS server does not answer for JetStream: start it with `-js`, or enable it for the account"
+        raise Lost(why) if wire.has_jetstream else Refused(why, 503)  # one that begins or ends has it, and is silent
     found = msgspec.json.decode(answer.data, type=told)
     if found.error is not None:
         raise Refused(f"the NATS server refused {name}: {found.error.description}", found.error.err_code)

@@ -180,6 +180,11 @@ class Wire(Client):
         """The server's own name for itself."""
         return str(self._server_info.get("server_id", ""))
 
+    @property
+    def has_jetstream(self) -> bool:
+        """Whether the server has JetStream, though it may not answer just now."""
+        return bool(self._server_info.get("jetstream"))
+
     def listen(self, subject: bytes, sink: Sink) -> bytes:
         """Have messages on this subject brought to `sink`; returns what `deafen` takes."""
         name = b"%d" % next(self._names)

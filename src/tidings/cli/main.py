@@ -34,6 +34,7 @@ COMMANDS = {
     "dead": Entry("tidings.cli.dead:dead", "Dead letters: list, show, edit, replay, drop."),
     "replay": Entry("tidings.cli.replay:replay", "Move a group back, to handle events again."),
     "migrate": Entry("tidings.cli.migrate:migrate", "Move the events of a file to another broker, while the app runs."),
+    "bridge": Entry("tidings.cli.bridge:bridge", "Publish at one broker what is published at another."),
     "doctor": Entry("tidings.cli.doctor:doctor", "Check the database, the settings and what they promise."),
     "simulate": Entry("tidings.cli.simulate:simulate", "Play apps by the thousand, in virtual time and under faults."),
     "chaos": Entry("tidings.cli.chaos:chaos", "Kill and freeze real processes, and count what was lost or doubled."),

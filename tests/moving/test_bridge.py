@@ -1,0 +1,133 @@
+"""`tidings bridge`: two brokers are kept connected, and no event goes round."""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.cli.terminal import Result, finish, tidings
+from tests.moving.house import AT, at
+from tidings.broker import Record, Start
+from tidings.dev import Valkey
+from tidings.moving.bridge import VIA
+
+NUMBERS = itertools.count(1)
+PATIENCE = 40.0
+
+
+@pytest.fixture
+def valkey(valkey_server: Valkey) -> str:
+    return f"{valkey_server.url}?prefix=bridge{next(NUMBERS)}"
+
+
+def bridge(source: str, target: str, *more: str, failpoint: str = "") -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "tidings", "bridge", source, target, "--topic", "order", "--from", "start", *more],
+        env={**os.environ, **({"TIDINGS_FAILPOINT": failpoint} if failpoint else {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+@contextlib.contextmanager
+def running(*bridges: "subprocess.Popen[bytes]") -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for process in bridges:
+            process.kill()
+            process.communicate()
+
+
+async def stopped(process: "subprocess.Popen[bytes]") -> Result:
+    process.send_signal(signal.SIGTERM)
+    return await asyncio.to_thread(finish, process)
+
+
+def some(name: str, count: int) -> list[Record]:
+    headers = {"source": name}
+    return [Record("order", b"%d" % n, f"k{n % 3}", "order.made", f"{name}-{n}", AT + n, headers) for n in range(count)]
+
+
+@contextlib.asynccontextmanager
+async def seen(url: str) -> AsyncIterator[Callable[[int], Awaitable[list[Record]]]]:
+    """Wait until so many records have come."""
+    async with at(url) as there:
+        view = await there.broker.subscribe(["order"], None, Start.EARLIEST)
+        found: list[Record] = []
+
+        async def until(count: int) -> list[Record]:
+            async with asyncio.timeout(PATIENCE):
+                while len(found) < count:
+                    found.extend(each.record for each in await view.fetch(100, 0.5))
+            return found
+
+        yield until
+
+
+def keys_in_order(records: Sequence[Record], name: str, count: int) -> bool:
+    """Whether these hold all of them once, those of a key in their order."""
+    mine = [record.id for record in records if record.id.startswith(f"{name}-")]
+    wanted = some(name, count)
+    return sorted(mine) == sorted(record.id for record in wanted) and all(
+        [id for id in mine if int(id.split("-")[1]) % 3 == key]
+        == [record.id for record in wanted if record.key == f"k{key}"]
+        for key in range(3)
+    )
+
+
+async def test_both_ways_each_event_is_at_both_ends_once(tmp_path: Path, valkey: str) -> None:
+    house = f"sqlite:{tmp_path / 'tidings.db'}"
+    async with seen(house) as here, seen(valkey) as there, at(house) as one, at(valkey) as other:
+        await one.broker.publish(some("a", 20))
+        await other.broker.publish(some("b", 20))
+        to, back = bridge(house, valkey, "--json"), bridge(valkey, house, "--json")
+        with running(to, back):
+            for records in (await here(40), await there(40)):
+                assert keys_in_order(records, "a", 20)
+                assert keys_in_order(records, "b", 20)
+            await one.broker.publish([Record("order", b"last", None, "order.made", "last-1", AT)])
+            await other.broker.publish([Record("order", b"last", None, "order.made", "last-2", AT)])
+            found = await here(42)
+            assert len(await there(42)) == len(found) == 42
+            went, came = (await stopped(to)).json, (await stopped(back)).json
+            assert (went["carried"], came["carried"]) == (21, 21)
+        assert {VIA in record.headers for record in found if record.id.startswith("b-")} == {True}
+        assert not [record.headers for record in found if record.id.startswith("a-") and VIA in record.headers]
+
+
+async def test_killed_it_goes_on_and_what_it_publishes_again_is_kept_once(tmp_path: Path, valkey: str) -> None:
+    house = f"sqlite:{tmp_path / 'tidings.db'}"
+    async with seen(valkey) as there, at(house) as one:
+        await one.broker.publish(some("a", 20))
+        killed = await asyncio.to_thread(finish, bridge(house, valkey, failpoint="carried:1=kill"))
+        assert killed.code == -signal.SIGKILL
+        await one.broker.publish([Record("order", b"last", None, "order.made", "last-1", AT)])
+        again = bridge(house, valkey, "--json")
+        with running(again):
+            records = await there(21)
+            assert keys_in_order(records, "a", 20)
+            assert len(records) == 21
+            assert (await stopped(again)).code == 0
+
+
+def refused(*given: str) -> str:
+    result = tidings("bridge", *given)
+    assert (result.code, "Traceback" in result.err) == (2, False)
+    return result.err
+
+
+def test_what_cannot_be_connected(tmp_path: Path, valkey: str) -> None:
+    assert "There is no database at" in refused("sqlite:no.db", valkey)
+    assert "are both" in refused(valkey, valkey)
+    assert "are both" in refused("sqlite:a.db", f"sqlite:{tmp_path / 'a.db'}")
+    assert "name them with --topic" in refused(valkey, "sqlite:a.db")
+    assert "unknown scheme" in refused("sqlite:a.db", "carrier://pigeon", "--topic", "order")
+    assert "is no time" in refused("sqlite:a.db", valkey, "--from", "soon")

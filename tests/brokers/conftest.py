@@ -6,7 +6,10 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
+from tests.servers.certificates import certificates
 from tidings.dev import Postgres
+
+__all__ = ["certificates", "empty_database"]
 
 NUMBERS = itertools.count(1)
 

@@ -16,6 +16,7 @@ from tidings.dev.server import free_port
 from tidings.errors import BrokerError, Closed, ConfigError, InvalidEvent, PublishFailed
 
 PRODUCE, TOPIC_AUTHORIZATION_FAILED = 0, 29
+INIT_PRODUCER_ID, CLUSTER_AUTHORIZATION_FAILED = 22, 31
 NUMBERS = itertools.count(1)
 
 
@@ -60,6 +61,15 @@ async def test_what_the_broker_refuses_is_named(mock: MockKafka) -> None:
         with pytest.raises(PublishFailed, match="has no right to the topic") as failed:
             await link.publish([Record("order", b"", "k", "t", "r1")])
         assert failed.value.unsent == ("r1",)
+
+
+async def test_what_ends_a_producer_is_said_and_another_goes_on(mock: MockKafka) -> None:
+    mock.fail(INIT_PRODUCER_ID, [CLUSTER_AUTHORIZATION_FAILED])
+    async with linked(mock.url) as link:
+        with pytest.raises(PublishFailed, match="an ACL has to grant IdempotentWrite") as failed:
+            await link.publish([*records(2)])
+        assert failed.value.unsent == ("r0", "r1")
+        await link.publish(records(2))
 
 
 async def test_an_attribute_that_is_no_text_is_refused_before_anything_is_sent(mock: MockKafka) -> None:

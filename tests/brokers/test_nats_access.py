@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,12 @@ import msgspec
 import nkeys
 import pytest
 
-from tests.brokers.test_nats import GROUP, own, records, taken
+from tests.brokers import access
+from tests.brokers.test_nats import own, records
 from tidings.brokers.nats import NatsLink
 from tidings.clock import Clock
 from tidings.dev import Nats
-from tidings.errors import BrokerError, ConfigError, PublishFailed
+from tidings.errors import ConfigError, PublishFailed
 from tidings.jetstream import address
 
 USER = {"user": "shop", "password": "s3cr3t%"}
@@ -40,39 +40,12 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nats]:
     server.close()
 
 
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate authority, and certificates of it for a server and a client."""
-    folder = tmp_path_factory.mktemp("certificates")
-
-    def openssl(*words: str) -> None:
-        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
-
-    new = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-    openssl(*new, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=authority")
-    for name in ("server", "client"):
-        more = ["-addext", "subjectAltName=IP:127.0.0.1", "-CA", "ca.pem", "-CAkey", "ca.key"]
-        openssl(*new, "-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}", *more)
-    return folder
-
-
 async def works(url: str) -> None:
-    link = NatsLink(f"{url}{'&' if '?' in url else '?'}prefix={own()}", Clock())
-    await link.open()
-    try:
-        line = await link.join(["order"], GROUP)
-        await link.publish(records(3))
-        assert len(await taken(line, 3)) == 3
-    finally:
-        await link.close()
+    await access.works(NatsLink(f"{url}{'&' if '?' in url else '?'}prefix={own()}", Clock()))
 
 
 async def refused(url: str, why: str) -> None:
-    link = NatsLink(url, Clock())
-    with pytest.raises(BrokerError, match=why) as told:
-        await link.open()
-    assert "s3cr3t" not in f"{told.value} {told.value!r}"
-    await link.close()
+    await access.refused(NatsLink(url, Clock()), why)
 
 
 async def test_a_password_is_needed(guarded: Nats) -> None:
@@ -150,8 +123,11 @@ async def test_tls_is_checked_in_both_directions(certificates: Path, tmp_path: P
     client = f"cert={certificates / 'client.pem'}&key={certificates / 'client.key'}"
     with started(tmp_path / "tls", tls=tls) as server:
         await works(f"tls://127.0.0.1:{server.port}?ca={certificates / 'ca.pem'}&{client}")
+        stranger = f"cert={certificates / 'stranger.pem'}&key={certificates / 'stranger.key'}"
         await refused(f"tls://127.0.0.1:{server.port}?{client}", "its certificate or ours is not accepted")
-        await refused(f"tls://127.0.0.1:{server.port}?ca={certificates / 'ca.pem'}", "NATS at 127.0.0.1")
+        for nobody in ("", stranger):
+            url = f"tls://127.0.0.1:{server.port}?ca={certificates / 'ca.pem'}&{nobody}"
+            await refused(url, r"see .*\?cert= and \?key=")
         await refused(server.url, "certificate")
 
 

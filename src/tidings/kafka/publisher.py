@@ -8,7 +8,6 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -19,7 +18,9 @@ from tidings.kafka.settings import broker_error
 
 log = logging.getLogger("tidings")
 
-Describe = Callable[[Record], dict[str, Any]]
+Told = tuple[str, bytes, bytes | None, dict[str, Any]]
+"""What a producer is told of a record: topic, body, key, and what else there is."""
+Describe = Callable[[Sequence[Record]], list[Told]]
 
 POLL = 0.2
 """Seconds that the thread waits for reports; a report wakes it at once."""
@@ -31,15 +32,15 @@ class Batch:
     def __init__(self, finished: Callable[[Batch], None]) -> None:
         self.sent = asyncio.get_running_loop().create_future()
         self.expected = -1
-        self.failed: list[tuple[str, KafkaError]] = []
+        self.failed: list[tuple[Message, KafkaError]] = []
         self._reported = 0
         self._finished = finished
 
-    def report(self, id: str, error: KafkaError | None, _: Message) -> None:
+    def report(self, error: KafkaError | None, message: Message) -> None:
         """Of one message, in the thread that polls."""
         self._reported += 1
         if error is not None:
-            self.failed.append((id, error))
+            self.failed.append((message, error))
         if self._reported == self.expected:
             self._finished(self)
 
@@ -58,21 +59,20 @@ class Batch:
 class Publisher:
     """Safe for the tasks of one event loop.
 
-    `make` makes a producer, again where one has failed for good; `message` says what to tell it of a record.
+    `make` makes a producer, again where one has failed for good; `describe` says what to tell it of records.
     `patience` in seconds is how long reports may take.
     """
 
-    def __init__(
-        self, make: Callable[[], Producer], message: Callable[[Record], dict[str, Any]], patience: float
-    ) -> None:
+    def __init__(self, make: Callable[[], Producer], describe: Describe, patience: float) -> None:
         self._make = make
-        self._message = message
+        self._describe = describe
         self._patience = patience
         self._loop = asyncio.get_running_loop()
         self._finished: deque[Batch] = deque()
         self._space = asyncio.Event()
         self._waiting = 0
         self._open = True
+        self._fatal: KafkaException | None = None
         self._producer = make()
         self._start()
 
@@ -83,7 +83,11 @@ class Publisher:
     def _poll(self, producer: Producer) -> None:
         """The thread: as long as this is the producer."""
         while self._open and producer is self._producer:
-            if producer.poll(POLL) and (self._finished or self._waiting):
+            try:
+                served = producer.poll(POLL)
+            except KafkaException as error:  # it has failed for good, and says only here why
+                self._fatal, served = error, 1
+            if served and (self._finished or self._waiting):
                 finished = [self._finished.popleft() for _ in range(len(self._finished))]
                 with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                     self._loop.call_soon_threadsafe(self._tell, finished)
@@ -103,7 +107,7 @@ class Publisher:
         await self._reported(batch, records)
         unsent = [id for id, _ in batch.failed] + [record.id for record in records[batch.expected :]]
         if unsent:
-            cause = failure or KafkaException(batch.failed[0][1])
+            cause = self._fatal or failure or KafkaException(batch.failed[0][1])
             self._replace(cause)
             raise PublishFailed(str(broker_error(cause, f"{len(unsent)} records were not published")), unsent)
 
@@ -152,6 +156,7 @@ class Publisher:
         """A producer that lost its place in a sequence says so once and takes nothing more: another goes on."""
         if error.args[0].fatal():
             log.warning("Kafka's producer failed for good and is replaced: %s", error.args[0].str())
+            self._fatal = None
             self._producer = self._make()
             self._start()
 
@@ -161,3 +166,14 @@ class Publisher:
             await asyncio.to_thread(self._producer.flush, within)
             self._open = False
             await asyncio.to_thread(self._thread.join, POLL * 5)
+
+
+def _unsent(batch: Batch, records: Sequence[Record], messages: Sequence[Told]) -> list[str]:
+    """The ids of what was not published; a report has a message's body and key, and those that share both are named."""
+    failed = {(message.topic(), message.value(), message.key()) for message, _ in batch.failed}
+    count = batch.expected
+    return [
+        record.id
+        for index, (record, told) in enumerate(zip(records, messages, strict=True))
+        if index >= count or told[:3] in failed
+    ]

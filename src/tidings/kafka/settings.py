@@ -146,6 +146,7 @@ AWAY = {KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._TIMED_O
 def broker_error(error: KafkaException | KafkaError, about: str) -> BrokerError:
     """The error of ours that says what to do. No password is in it: librdkafka never says one."""
     cause = error if isinstance(error, KafkaError) else error.args[0]
-    said = SENTENCES.get(cause.code())
+    refused = cause.code() == KafkaError._TRANSPORT and "SSL" in cause.str()  # what a server says after the handshake
+    said = SENTENCES.get(KafkaError._SSL if refused else cause.code())
     kind = Unreachable if cause.code() in AWAY else BrokerError
     return kind(f"{about}: {said} ({cause.str()})." if said else f"{about}: {cause.str()}.")

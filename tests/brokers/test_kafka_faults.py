@@ -6,6 +6,7 @@ import itertools
 from collections.abc import AsyncGenerator, Iterator
 
 import pytest
+from confluent_kafka import KafkaError
 
 from tests.brokers.test_kafka import GROUP, ids, records, take
 from tidings.broker import Record
@@ -13,7 +14,8 @@ from tidings.brokers.kafka import KafkaLink
 from tidings.clock import Clock
 from tidings.dev import Kafka, MockKafka
 from tidings.dev.server import free_port
-from tidings.errors import BrokerError, Closed, ConfigError, InvalidEvent, PublishFailed
+from tidings.errors import BrokerError, Closed, ConfigError, InvalidEvent, PublishFailed, Unreachable
+from tidings.kafka.settings import broker_error
 
 PRODUCE, TOPIC_AUTHORIZATION_FAILED = 0, 29
 INIT_PRODUCER_ID, CLUSTER_AUTHORIZATION_FAILED = 22, 31
@@ -143,3 +145,8 @@ async def test_what_is_still_owned_comes_again_after_a_fence(kafka_server: Kafka
         assert (await link.lag("order", GROUP)).waiting == 0
     finally:
         await link.close()
+
+
+@pytest.mark.parametrize("code", [KafkaError._NOENT, KafkaError._DESTROY_BROKER, KafkaError.LEADER_NOT_AVAILABLE])
+def test_what_a_broker_says_that_begins_or_ends_is_waited_for(code: int) -> None:
+    assert isinstance(broker_error(KafkaError(code), "topic order cannot be declared"), Unreachable)

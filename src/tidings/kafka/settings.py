@@ -139,7 +139,14 @@ def made(make: Any, config: Mapping[str, Any]) -> Any:
         raise ConfigError(f"Kafka: {error.args[0].str()}.") from error
 
 
-AWAY = {KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._RESOLVE}
+AWAY = (SOON - {KafkaError.UNKNOWN_TOPIC_OR_PART}) | {
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._TRANSPORT,
+    KafkaError._TIMED_OUT,
+    KafkaError._RESOLVE,
+    KafkaError._NOENT,  # no leader of a partition
+    KafkaError._DESTROY_BROKER,
+}
 """What is over when the servers are there."""
 
 

@@ -36,6 +36,7 @@ LINKS = {
 }
 """Servers that move records; the engine and a store supply what they lack."""
 POSTGRES = ("postgresql", "postgres")
+EMBEDDED = ("sqlite", "memory")
 OPTIONS: Readers = {"lease": seconds, "durable": yes}
 """Those of a database."""
 
@@ -77,11 +78,8 @@ def connect(config: Config, clock: Clock) -> Connection:
         return _linked(config, clock, LINKS[scheme])
     if scheme in POSTGRES:
         return _postgres(config, clock)
-    if scheme not in ("sqlite", "memory"):
-        there = ", ".join(f"{name}://HOST" for name in [POSTGRES[0], *LINKS])
-        raise ConfigError(
-            f"broker {masked(config.broker)!r}: unknown scheme {scheme!r}; there are: sqlite:PATH, memory:, {there}"
-        )
+    if scheme not in EMBEDDED:
+        raise _unknown(config.broker, scheme)
     if config.store is not None and _split(config.store) != (scheme, path):
         raise ConfigError(
             f"store {masked(config.store)!r} is not the database of broker {config.broker!r}. The embedded broker "
@@ -98,12 +96,19 @@ def surveyor(config: Config, clock: Clock) -> Surveyor | None:
         from tidings.pg.survey import Surveyor
 
         return Surveyor(database)
-    if scheme not in LINKS:
+    if scheme in EMBEDDED:
         return None
+    if scheme not in LINKS:
+        raise _unknown(config.broker, scheme)
     importlib.import_module(f"tidings.brokers.{LINKS[scheme].module}")  # which says what to install
     module = importlib.import_module(f"tidings.{LINKS[scheme].package}.survey")
     found: Surveyor = module.Surveyor(config.broker, clock)
     return found
+
+
+def _unknown(url: str, scheme: str) -> ConfigError:
+    servers = ", ".join(f"{name}://HOST" for name in [POSTGRES[0], *LINKS])
+    return ConfigError(f"broker {masked(url)!r}: unknown scheme {scheme!r}; there are: sqlite:PATH, memory:, {servers}")
 
 
 def _linked(config: Config, clock: Clock, scheme: Scheme) -> Connection:

@@ -62,7 +62,7 @@ def test_an_empty_database_has_no_topics() -> None:
 
 def test_only_a_file_of_ours_is_looked_into() -> None:
     assert failed(tidings("topics", "--broker", "memory:"), 2, "one process")
-    assert failed(tidings("topics", "--broker", "kafka://x"), 2, "sqlite:tidings.db")
+    assert failed(tidings("topics", "--broker", "ftp://x"), 2, "unknown scheme 'ftp'", "sqlite:PATH")
     Path("other.db").write_text("not a database, but long enough to be looked at by anybody who opens it" * 20)
     assert failed(tidings("topics", "--broker", "sqlite:other.db"), 1, "not a SQLite database")
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import msgspec
@@ -16,13 +16,13 @@ import msgspec
 from tidings import dead as wire
 from tidings.broker import Record
 from tidings.cli import payload
-from tidings.cli.catalog import catalog
-from tidings.cli.letters import Cause, Choice, Letter, Selection, alone, causes, chosen, letters, one
+from tidings.cli.letters import Cause, Choice, Letter, Selection, alone, causes, chosen, one
 from tidings.cli.moment import iso, local
 from tidings.cli.operator import Operator, Pace
 from tidings.cli.output import counted, emit, plain, progress
 from tidings.cli.schemas import Schemas, check
-from tidings.cli.target import broker_option, connected, json_option
+from tidings.cli.sight import sight
+from tidings.cli.target import broker_option, connected, json_option, store_option
 from tidings.clock import Clock
 from tidings.codec import MISFITS, MSGPACK
 from tidings.errors import TidingsError
@@ -32,6 +32,13 @@ SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 handler_option = click.option("--handler", help="The handler, where the event died in several.")
 Command = Callable[..., None]
+
+
+class Place(NamedTuple):
+    """Where dead letters are, as the flags say it."""
+
+    broker: str | None
+    store: str | None
 
 
 @click.group()
@@ -48,12 +55,17 @@ def dead() -> None:
 @json_option
 def list_(handler: str | None, broker: str | None, as_json: bool) -> None:
     """Group the dead letters of all handlers or of one by what they died of, the most frequent first."""
-    with catalog(broker) as there, progress("reading dead letters", quiet=as_json):
-        found = causes(letters(there, handler))
+    with progress("reading dead letters", quiet=as_json):
+        found = asyncio.run(_causes(handler, broker))
     if not found and not as_json:
         click.echo("There are no dead letters.")
         return
     emit([_row(cause, iso if as_json else local) for cause in found], as_json)
+
+
+async def _causes(handler: str | None, broker: str | None) -> list[Cause]:
+    async with sight(broker) as there:
+        return await causes(there.letters(handler))
 
 
 def _row(cause: Cause, when: Callable[[float], str | None]) -> dict[str, Any]:
@@ -70,8 +82,7 @@ def _row(cause: Cause, when: Callable[[float], str | None]) -> dict[str, Any]:
 @json_option
 def show(id: str, handler: str | None, broker: str | None, as_json: bool) -> None:
     """Show one dead letter: its payload, what it died of and where, and how it was edited."""
-    with catalog(broker) as there:
-        letter = one(there, id, handler)
+    letter = asyncio.run(_one(id, handler, broker))
     headers = letter.record.headers
     when = iso if as_json else local
     facts = {
@@ -90,6 +101,11 @@ def show(id: str, handler: str | None, broker: str | None, as_json: bool) -> Non
     click.echo(payload.pretty(letter.record))
 
 
+async def _one(id: str, handler: str | None, broker: str | None) -> Letter:
+    async with sight(broker) as there:
+        return await one(there.letters(handler), id)
+
+
 @dead.command()
 @click.argument("id")
 @click.option(
@@ -101,8 +117,9 @@ def show(id: str, handler: str | None, broker: str | None, as_json: bool) -> Non
 @click.option("--app", metavar="MODULE:APP", help="Check the payload against the event's class.")
 @handler_option
 @broker_option
+@store_option
 @json_option
-def edit(id: str, broker: str | None, as_json: bool, app: str | None, **flags: Any) -> None:
+def edit(id: str, as_json: bool, app: str | None, **flags: Any) -> None:
     """Change the payload of a dead letter before it is replayed. What it was stays in its history.
 
     VALUE is JSON, or else text. The letter keeps its place among those of its key.
@@ -111,14 +128,13 @@ def edit(id: str, broker: str | None, as_json: bool, app: str | None, **flags: A
         raise click.UsageError(
             "Say what to change: either --set PATH=VALUE, more than once if need be, or --file FILE."
         )
-    with catalog(broker) as there:
-        letter = one(there, id, flags["handler"])
-        selection = alone(there, letter)
+    place = Place(flags["broker"], flags["store"])
+    letter = asyncio.run(_one(id, flags["handler"], place.broker))
     value = _mended(letter.record, flags["changes"], flags["file"])
     if app is not None:
         event, _ = Schemas(app).find(letter.record.type)
         check(event, msgspec.json.encode(payload.decoded(_with(letter.record, value))))
-    asyncio.run(_edit(letter, selection, value, broker))
+    asyncio.run(_edit(letter, value, place))
     if as_json:
         emit(
             {"id": letter.id, "handler": letter.handler, "data": payload.decoded(_with(letter.record, value))}, as_json
@@ -150,10 +166,12 @@ def _mended(record: Record, changes: tuple[str, ...], file: str | None) -> bytes
     return payload.encoded(data, record)
 
 
-async def _edit(letter: Letter, selection: Selection, value: bytes, broker: str | None) -> None:
+async def _edit(letter: Letter, value: bytes, place: Place) -> None:
     clock = Clock()
     pace = Pace(0, clock)
-    async with connected(broker) as connection, Operator(connection, letter.handler, clock) as operator:
+    async with sight(place.broker) as there:
+        selection = await alone(there.letters(letter.handler), letter)
+    async with connected(*place) as connection, Operator(connection, letter.handler, clock) as operator:
         counts = [count async for count in operator.settle(selection, lambda old: wire.edited(old, value, clock), pace)]
     if not sum(counts):
         raise TidingsError(f"{letter.id} is with another operator just now; nothing was changed. Try again.")
@@ -175,26 +193,32 @@ def choosing(command: Command) -> Command:
 @choosing
 @click.option("--rate", default="100/s", show_default=True, metavar="N/s", help="How fast at most; 0 for no limit.")
 @broker_option
+@store_option
 @json_option
-def replay(rate: str, broker: str | None, as_json: bool, **flags: Any) -> None:
+def replay(rate: str, broker: str | None, store: str | None, as_json: bool, **flags: Any) -> None:
     """Give dead letters back to their handler, those of a key in order; all of them, or those that the flags choose."""
-    _settle(Choice(**flags), broker, as_json, rate=_rate(rate))
+    _settle(Choice(**flags), Place(broker, store), as_json, rate=_rate(rate))
 
 
 @dead.command()
 @choosing
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @broker_option
+@store_option
 @json_option
-def drop(yes: bool, broker: str | None, as_json: bool, **flags: Any) -> None:
+def drop(yes: bool, broker: str | None, store: str | None, as_json: bool, **flags: Any) -> None:
     """Forget dead letters for good: all of them, or those that the flags choose. Asks first."""
-    choice = Choice(**flags)
+    choice, place = Choice(**flags), Place(broker, store)
     if not yes:
-        with catalog(broker) as there:
-            count = _count(chosen(there, choice))
+        count = _count(asyncio.run(_chosen(choice, place.broker)))
         if count:
             click.confirm(f"Drop {counted(count, 'dead letter')} for good?", abort=True, err=True)
-    _settle(choice, broker, as_json, rate=None)
+    _settle(choice, place, as_json, rate=None)
+
+
+async def _chosen(choice: Choice, broker: str | None) -> dict[str, Selection]:
+    async with sight(broker) as there:
+        return await chosen(there.letters(choice.handler), choice)
 
 
 def _rate(text: str) -> float:
@@ -204,15 +228,15 @@ def _rate(text: str) -> float:
     return float(rate[1]) / SECONDS[rate[2] or "s"]
 
 
-def _settle(choice: Choice, broker: str | None, as_json: bool, *, rate: float | None) -> None:
+def _settle(choice: Choice, place: Place, as_json: bool, *, rate: float | None) -> None:
     """Replay at a rate, or drop where there is none."""
     verb = "dropped" if rate is None else "replayed"
-    with catalog(broker) as there, progress("reading dead letters", quiet=as_json):
-        wanted = chosen(there, choice)
+    with progress("reading dead letters", quiet=as_json):
+        wanted = asyncio.run(_chosen(choice, place.broker))
     count, done = _count(wanted), 0
     if count:
         with progress(verb, count, quiet=as_json) as bar:
-            done = asyncio.run(_settle_all(wanted, broker, rate, bar))
+            done = asyncio.run(_settle_all(wanted, place, rate, bar))
     if as_json:
         emit({verb: done, "left": count - done}, as_json)
     else:
@@ -229,11 +253,11 @@ def _count(selections: dict[str, Selection]) -> int:
 
 
 async def _settle_all(
-    wanted: dict[str, Selection], broker: str | None, rate: float | None, bar: Callable[[int], None]
+    wanted: dict[str, Selection], place: Place, rate: float | None, bar: Callable[[int], None]
 ) -> int:
     clock, done = Clock(), 0
     pace = Pace(rate or 0.0, clock)
-    async with connected(broker) as connection:
+    async with connected(*place) as connection:
         for handler, selection in wanted.items():
             revive = partial(wire.revived, handler=handler, clock=clock)
             async with Operator(connection, handler, clock) as operator:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from tidings import dead
-from tidings.cli.catalog import catalog, internal, known
+from tidings.broker import Lag
+from tidings.cli.catalog import internal, known
 from tidings.cli.moment import span
 from tidings.cli.output import emit
+from tidings.cli.sight import Sight, sight
 from tidings.cli.target import broker_option, json_option
 from tidings.clock import Clock
-from tidings.embedded.catalog import Catalog
 
 
 @click.command()
@@ -33,21 +34,23 @@ def groups(group: str | None, watch: bool, as_json: bool, broker: str | None, **
 
     The time to drain is what the lag takes at the rates measured, and unknown where it does not shrink.
     """
-    interval: float = options["interval"]
-    with catalog(broker) as there:
-        names = _chosen(there, group, everything=options["everything"])
+    asyncio.run(_watch(group, options["interval"], broker, watch=watch, everything=options["everything"], json=as_json))
+
+
+async def _watch(group: str | None, interval: float, broker: str | None, **flags: bool) -> None:
+    clock = Clock()
+    async with sight(broker) as there:
         while True:
-            rows = measure(there, names, interval)
-            _show(rows, as_json, clear=watch)
-            if not watch:
+            names = await _chosen(there, group, everything=flags["everything"])
+            _show(await measure(there, names, interval), flags["json"], clear=flags["watch"])
+            if not flags["watch"]:
                 return
             if not interval:
-                time.sleep(1.0)
-            names = _chosen(there, group, everything=options["everything"])
+                await clock.sleep(1.0)
 
 
-def _chosen(there: Catalog, group: str | None, *, everything: bool) -> list[str]:
-    names = there.groups()
+async def _chosen(there: Sight, group: str | None, *, everything: bool) -> list[str]:
+    names = await there.groups()
     if group is not None:
         return [known(group, names, "group")]
     return [name for name in names if everything or not internal(name)]
@@ -68,36 +71,41 @@ def _show(rows: list[dict[str, Any]], as_json: bool, *, clear: bool) -> None:
     emit(rows, as_json)
 
 
-def measure(there: Catalog, names: Sequence[str], interval: float) -> list[dict[str, Any]]:
+async def measure(there: Sight, names: Sequence[str], interval: float) -> list[dict[str, Any]]:
     """A row for each group. Durations in seconds, rates in events a second; what is unknown is None."""
     clock = Clock()
-    topics = there.groups()
-    began, head, before = clock.monotonic(), there.head(), {}
+    topics = await there.groups()
+    began, mark, before = clock.monotonic(), await there.mark(), {}
     if interval:
-        before = {name: _waiting(there, name, topics[name])[0] for name in names}
-        time.sleep(interval)
-    arrived = there.arrived(head)
-    after = {name: _waiting(there, name, topics[name]) for name in names}
+        before = {name: (await _waiting(there, name, topics[name])).waiting for name in names}
+        await clock.sleep(interval)
+    arrived = await there.arrived(mark)
+    after = {name: await _waiting(there, name, topics[name]) for name in names}
     elapsed = clock.monotonic() - began
-    alive = [member.group for member in there.members(clock.monotonic()) if not member.dead]
+    alive = await there.members()
     rows = []
     for name in names:
-        waiting, oldest = after[name]
+        waiting, oldest = after[name].waiting, after[name].oldest
         rate = arriving = drain = None
-        if interval:
-            came = sum(arrived.get(topic, 0) for topic in topics[name])
-            rate, arriving = max(before[name] + came - waiting, 0) / elapsed, came / elapsed
-            drain = _drain(waiting, rate - arriving)
+        if interval and set(topics[name]) <= arrived.keys():
+            came = sum(arrived[topic] for topic in topics[name])
+            arriving = came / elapsed
+            if (had := before[name]) is not None and waiting is not None:
+                rate = max(had + came - waiting, 0) / elapsed
+                drain = _drain(waiting, rate - arriving)
         rows.append({
             "group": name, "topics": topics[name], "waiting": waiting, "oldest": oldest, "rate": rate,
-            "arriving": arriving, "drain": drain, "members": alive.count(name), "dead": _dead(there, name, topics),
+            "arriving": arriving, "drain": drain, "members": alive.get(name), "dead": await _dead(there, name, topics),
         })  # fmt: skip
     return rows
 
 
-def _waiting(there: Catalog, group: str, topics: Sequence[str]) -> tuple[int, float]:
-    lags = [there.lag(topic, group, Clock().now()) for topic in topics]
-    return sum(lag.waiting or 0 for lag in lags), max((lag.oldest or 0.0 for lag in lags), default=0.0)
+async def _waiting(there: Sight, group: str, topics: Sequence[str]) -> Lag:
+    """Of all its topics together: as much as is known."""
+    lags = [await there.lag(topic, group) for topic in topics]
+    waiting = [lag.waiting for lag in lags if lag.waiting is not None]
+    oldest = [lag.oldest for lag in lags if lag.oldest is not None]
+    return Lag(sum(waiting) if waiting else None, max(oldest) if oldest else None)
 
 
 def _drain(waiting: int, shrinking: float) -> float | None:
@@ -106,7 +114,7 @@ def _drain(waiting: int, shrinking: float) -> float | None:
     return waiting / shrinking if shrinking > 0 else None
 
 
-def _dead(there: Catalog, handler: str, topics: dict[str, list[str]]) -> int | None:
+async def _dead(there: Sight, handler: str, topics: dict[str, list[str]]) -> int | None:
     """How many dead letters of a handler are open; None for what is no handler's group."""
     operator = dead.operator_of(handler)
-    return there.lag(dead.topic_of(handler), operator, 0.0).waiting if operator in topics else None
+    return (await there.lag(dead.topic_of(handler), operator)).waiting if operator in topics else None

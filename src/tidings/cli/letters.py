@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterable, Iterator
 from typing import Any, NamedTuple
 
 import click
@@ -119,12 +119,12 @@ def letters(there: Catalog, handler: str | None = None) -> Iterator[Letter]:
             yield Letter(name, record)
 
 
-def chosen(there: Catalog, choice: Choice) -> dict[str, Selection]:
-    """What the flags choose, by handler. Raises click.UsageError for an id that is not there."""
+async def chosen(found: AsyncIterable[Letter], choice: Choice) -> dict[str, Selection]:
+    """What the flags choose of these, by handler. Raises click.UsageError for an id that is not there."""
     selections: dict[str, Selection] = {}
     named: set[str] = set()
     count = 0
-    for letter in letters(there, choice.handler):
+    async for letter in found:
         wanted = choice.fits(letter) and count != choice.limit
         selections.setdefault(letter.handler, Selection()).add(letter, wanted=wanted)
         count += wanted
@@ -134,9 +134,9 @@ def chosen(there: Catalog, choice: Choice) -> dict[str, Selection]:
     return {handler: selection for handler, selection in selections.items() if selection.wanted}
 
 
-def one(there: Catalog, id: str, handler: str | None) -> Letter:
+async def one(letters: AsyncIterable[Letter], id: str) -> Letter:
     """The dead letter of this id. Raises click.UsageError where there is none, or one of several handlers."""
-    found = [letter for letter in letters(there, handler) if Choice(ids=(id,)).fits(letter)]
+    found = [letter async for letter in letters if Choice(ids=(id,)).fits(letter)]
     if not found:
         raise click.UsageError(f"There is no open dead letter {id}; `tidings dead list` shows what there is.")
     if len(found) > 1:
@@ -145,10 +145,10 @@ def one(there: Catalog, id: str, handler: str | None) -> Letter:
     return found[0]
 
 
-def causes(found: Iterable[Letter]) -> list[Cause]:
+async def causes(found: AsyncIterable[Letter]) -> list[Cause]:
     """Grouped by handler, error and cause, the most frequent first; words with digits and quoted ones may vary."""
     groups: dict[tuple[str, str, str], Cause] = {}
-    for letter in found:
+    async for letter in found:
         shape = VARYING.sub(BLANK, letter.cause)
         key = (letter.handler, letter.error, shape)
         had = groups.get(key)
@@ -164,10 +164,10 @@ def causes(found: Iterable[Letter]) -> list[Cause]:
     return sorted(groups.values(), key=lambda cause: (-cause.number, cause.handler))
 
 
-def alone(there: Catalog, letter: Letter) -> Selection:
+async def alone(found: AsyncIterable[Letter], letter: Letter) -> Selection:
     """The selection of one letter that will go to the end itself: all others of its key move too."""
     selection = Selection()
-    for other in letters(there, letter.handler):
+    async for other in found:
         if other.record.id == letter.record.id:
             selection.wanted.add(other.record.id)
         elif letter.record.key is not None and other.record.key == letter.record.key:

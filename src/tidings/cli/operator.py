@@ -7,7 +7,7 @@ meanwhile cannot be settled here. What is published and the acknowledgement are 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Self
+from typing import NamedTuple, Self
 
 import msgspec
 
@@ -17,13 +17,62 @@ from tidings.cli.letters import Selection
 from tidings.clock import Clock
 from tidings.connect import Connection
 from tidings.errors import Fenced
+from tidings.linked import Linked
 
 PAGE = 200
 WAIT = 0.3  # seconds for a fetch
 GLANCE = 0.02  # the same, where what is held may be in the way
 PATIENCE = 3.0  # seconds without anything new, in which the letters of an operator that died come free
+SERVER_PATIENCE = 10.0  # the same, where a server takes its time until somebody has joined a group
 
 Make = Callable[[Record], Record | None]
+
+
+class Manners(NamedTuple):
+    """Seconds without anything new, after which nothing more is to be had; and for which letters are let go.
+
+    Beside a server, suspects wait until nothing is out: what was let go must not come back before they had their turn.
+    """
+
+    patience: float
+    aside: float
+
+
+def manners(connection: Connection) -> Manners:
+    """Those that its broker asks for."""
+    server = isinstance(connection.broker, Linked)
+    return Manners(SERVER_PATIENCE, SERVER_PATIENCE) if server else Manners(PATIENCE, 0.0)
+
+
+async def look(connection: Connection, handler: str, most: int) -> AsyncGenerator[Record]:
+    """At most so many open letters of a handler, lent for a look and handed back when the look is over.
+
+    Suspects come alone: where letters killed an operator, or were with one that died, these are let go for the others.
+    """
+    clock, (patience, aside) = Clock(), manners(connection)
+    seen: set[str] = set()
+    suspects: list[Delivery] = []
+    letters = await connection.broker.subscribe([dead.topic_of(handler)], dead.operator_of(handler))
+    try:
+        until = clock.monotonic() + patience
+        while len(seen) < most and clock.monotonic() < until:
+            try:
+                lent = await letters.fetch(PAGE, WAIT)
+            except Fenced:
+                suspects = []
+                continue
+            new = [delivery for delivery in lent if delivery.record.id not in seen]
+            seen.update(delivery.record.id for delivery in new)
+            suspects += [delivery for delivery in lent if delivery.attempt > 1]
+            for delivery in new:
+                yield delivery.record
+            if new:
+                until = clock.monotonic() + patience
+            elif suspects:
+                await letters.nack(suspects, aside)
+                suspects = []
+    finally:
+        await letters.close()
 
 
 class Operator:
@@ -31,6 +80,7 @@ class Operator:
 
     def __init__(self, connection: Connection, handler: str, clock: Clock) -> None:
         self._broker, self._store = connection
+        self._manners = manners(connection)
         self._topic = dead.topic_of(handler)
         self._group = dead.operator_of(handler)
         self._clock = clock
@@ -69,7 +119,7 @@ class Operator:
         return msgspec.structs.replace(letter, id=self._clock.id())
 
     async def _lend(self, wanted: set[str], most: int) -> list[Delivery]:
-        until = self._clock.monotonic() + PATIENCE
+        until = self._clock.monotonic() + self._manners.patience
         while self._clock.monotonic() < until:
             try:
                 lent = await self._letters.fetch(most, GLANCE if self._aside else WAIT)
@@ -82,7 +132,7 @@ class Operator:
             if found:
                 return found
             if lent:
-                until = self._clock.monotonic() + PATIENCE
+                until = self._clock.monotonic() + self._manners.patience
             elif self._aside:
                 await self._hand_back()
             elif (await self._broker.lag(self._topic, self._group)).waiting == 0:
@@ -96,19 +146,19 @@ class Operator:
         """
         back, self._aside = self._aside, []
         self._returned.update(delivery.record.id for delivery in back)
-        await self._letters.nack(back)
+        await self._letters.nack(back, self._manners.aside)
 
     async def _commit(self, letters: Sequence[Delivery], records: Sequence[Record]) -> bool:
-        """False where another operator has the letters by now: then nothing is kept."""
-        if Feature.ATOMIC not in self._broker.features:
-            await self._broker.publish(records)
-            await self._letters.ack(letters)
-            return True
-        unit = self._store.unit()
-        await self._broker.publish(records, tx=unit)
-        await self._letters.ack(letters, tx=unit)
+        """False where another operator has the letters by now: then nothing is kept, where it is one commit."""
         try:
-            await unit.commit()
+            if Feature.ATOMIC in self._broker.features:
+                unit = self._store.unit()
+                await self._broker.publish(records, tx=unit)
+                await self._letters.ack(letters, tx=unit)
+                await unit.commit()
+            else:
+                await self._broker.publish(records)
+                await self._letters.ack(letters)
         except Fenced:
             self._aside = []
             return False

@@ -1,7 +1,8 @@
 """What commands work on, the same words in each of them.
 
 `load_apps("module:app")` and `load_all([...])` import apps; `connected(broker)` opens a broker and its store without
-any app. `@broker_option` passes `broker: str | None`, `@json_option` passes `as_json: bool`.
+any app. `@broker_option` passes `broker: str | None`, `@store_option` passes `store: str | None`, `@json_option` passes
+`as_json: bool`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ broker_option = click.option(
     "--broker",
     metavar="URL",
     help="Where events are kept, such as sqlite:tidings.db (the default, or what tidings.toml or TIDINGS_BROKER says).",
+)
+store_option = click.option(
+    "--store", metavar="URL", help="Beside a server: where Tables, inbox and outbox are, such as sqlite:shop.db."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
@@ -89,9 +93,9 @@ def _instead(module: ModuleType, value: Any) -> str:
 
 
 @contextlib.asynccontextmanager
-async def connected(broker: str | None = None) -> AsyncGenerator[Connection]:
+async def connected(broker: str | None = None, store: str | None = None) -> AsyncGenerator[Connection]:
     """A broker and its store, open for a command that needs no app. Raises ConfigError or a BrokerError."""
-    connection = connect(load(broker=broker), Clock())
+    connection = connect(load(broker=broker, store=store), Clock())
     await connection.open()
     try:
         yield connection

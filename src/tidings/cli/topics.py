@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import click
 
-from tidings.cli.catalog import catalog, internal
+from tidings.cli.catalog import internal
 from tidings.cli.moment import iso, local
 from tidings.cli.output import emit
+from tidings.cli.sight import sight
 from tidings.cli.target import broker_option, json_option
-from tidings.embedded.catalog import Topic
+from tidings.survey import Topic
 
 
 @click.command()
@@ -18,14 +21,19 @@ from tidings.embedded.catalog import Topic
 def topics(everything: bool, broker: str | None, as_json: bool) -> None:
     """List the topics: how many events each keeps, from when to when, and which groups hear it.
 
-    Bytes are those of payloads and headers; they are counted up to 100,000 events, and left out above.
+    Bytes are those of payloads and headers; of files they are counted up to 100,000 events. What a server does not tell
+    is left out.
     """
-    with catalog(broker) as there:
-        found = [topic for topic in there.topics() if everything or not internal(topic.name)]
+    found = [topic for topic in asyncio.run(_topics(broker)) if everything or not internal(topic.name)]
     if not found and not as_json:
         click.echo("There are no topics yet.")
         return
     emit([_row(topic, as_json) for topic in found], as_json)
+
+
+async def _topics(broker: str | None) -> list[Topic]:
+    async with sight(broker) as there:
+        return await there.topics()
 
 
 def _row(topic: Topic, as_json: bool) -> dict[str, object]:

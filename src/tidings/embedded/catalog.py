@@ -20,6 +20,7 @@ from tidings.embedded.checksum import Altered, altered
 from tidings.embedded.database import APPLICATION_ID, FORMAT, READ_ERRORS, Connection, named
 from tidings.embedded.membership import Process
 from tidings.errors import StorageError, StorageForeign, StorageTooNew
+from tidings.survey import Topic
 
 TOPICS = """SELECT t.name, coalesce(c.events, 0), f.time, l.time,
         (SELECT count(*) FROM tidings_delay d WHERE d.topic = t.id), t.id
@@ -62,18 +63,6 @@ class Pages(NamedTuple):
     size: int
     total: int
     free: int
-
-
-class Topic(NamedTuple):
-    """A topic. `size` is in bytes of payload and headers, None where counting it would read too much."""
-
-    name: str
-    events: int
-    first: float | None
-    last: float | None
-    delayed: int
-    size: int | None
-    groups: list[str]
 
 
 class Member(NamedTuple):

@@ -31,8 +31,9 @@ T = TypeVar("T")
 class Surveyor:
     """See survey.Surveyor."""
 
-    def __init__(self, url: str, clock: Clock, lease: float = LEASE) -> None:
-        self._settings = Settings(url, lease)
+    def __init__(self, url: str, clock: Clock) -> None:
+        self._url = url
+        self._settings = Settings(url, LEASE)
         self._said: list[KafkaError] = []
         self._client: AdminClient | None = None
 
@@ -60,7 +61,8 @@ class Surveyor:
 
     async def findings(self, wish: Wish) -> Sequence[Finding]:
         """See survey.Surveyor."""
-        return list(examine(await self._ask(self._seen), wish))
+        seen = await self._ask(self._seen)
+        return list(examine(seen._replace(lease=Settings(self._url, wish.lease).lease), wish))
 
     def _seen(self, admin: AdminClient) -> Seen:
         found = admin.list_topics(timeout=ANSWER)

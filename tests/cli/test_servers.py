@@ -1,14 +1,20 @@
-"""`tidings doctor URL`: what the settings of a live server promise, with servers that are set up well and badly."""
+"""`tidings topics`, `groups`, `dead` and `doctor` on live servers, for `doctor` also on some that are set up badly."""
 
 import asyncio
 import socket
+import subprocess
+import sys
+import uuid
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import psycopg
 import pytest
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from tests.cli.shop import HANDLER, Placed, publish, work
 from tests.cli.terminal import Result, failed, tidings
 from tests.servers.shared import require
 from tidings.amqp import checkup as rabbitmq
@@ -18,6 +24,8 @@ from tidings.connect import connect
 from tidings.dev import Kafka, Nats, Postgres, RabbitMQ, Valkey
 from tidings.dev.server import free_port
 from tidings.survey import Wish
+
+pytestmark = pytest.mark.timeout(300)  # a busy machine starts Kafka and RabbitMQ in a minute each
 
 PROMISES = {"server killed", "power cut", "machine lost", "order by key", "id kept once", "replay", "body limit"}
 RANK = ["ok", "warn", "bad"]
@@ -52,7 +60,123 @@ def declare(url: str, topic: str) -> None:
     asyncio.run(run())
 
 
-# -- Redis and Valkey
+# -- topics, groups and dead letters
+
+SERVERS = ["nats", "valkey", "postgres", "rabbitmq", "kafka"]
+NO_CENSUS = ["rabbitmq"]
+
+
+def place(kind: str, request: pytest.FixtureRequest) -> str:
+    """The URL of a part of the shared server of this kind that is nobody else's."""
+    server = request.getfixturevalue(f"{kind}_server")
+    name = f"cli{uuid.uuid4().hex[:10]}"
+    if kind != "postgres":
+        return f"{server.url}?prefix={name}-"
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    return str(urlsplit(server.url)._replace(path=f"/{name}").geturl())
+
+
+@pytest.fixture
+def broker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The kind of server that the shop and the commands use."""
+    monkeypatch.setenv("TIDINGS_BROKER", place(request.param, request))
+    return str(request.param)
+
+
+def bad(*totals: int, key: str = "") -> list[Placed]:
+    return [Placed(order_id=key or f"o{n}", total=n, bad="value") for n in totals]
+
+
+@pytest.mark.parametrize("broker", SERVERS, indirect=True)
+def test_dead_letters_are_listed_mended_replayed_and_dropped(broker: str) -> None:
+    assert work(*bad(1, 2), Placed(order_id="x", total=9), *bad(3, 4)) == [Placed(order_id="x", total=9)]
+    handler = [HANDLER] if broker in NO_CENSUS else []
+    (cause,) = tidings("dead", "list", *handler, "--json").json
+    assert (cause["handler"], cause["error"], cause["count"]) == (HANDLER, "ValueError", 4)
+    id = cause["example"]
+    total = tidings("dead", "show", id, "--handler", HANDLER, "--json").json["data"]["total"]
+    assert tidings("dead", "edit", id, "--set", "bad=", "--handler", HANDLER).code == 0
+    assert tidings("dead", "replay", HANDLER, "--id", id, "--json").json == {"replayed": 1, "left": 0}
+    assert work() == [Placed(order_id=f"o{total}", total=total)]
+    assert tidings("dead", "drop", HANDLER, "--limit", "2", "--yes", "--json").json == {"dropped": 2, "left": 0}
+    assert tidings("dead", "replay", HANDLER, "--rate", "0", "--json").json == {"replayed": 1, "left": 0}
+    assert tidings("dead", "list", HANDLER, "--json").json == []
+    assert failed(tidings("dead", "list", "shop.nobody"), 2, "no dead letters of a handler 'shop.nobody'")
+
+
+@pytest.mark.parametrize("broker", [kind for kind in SERVERS if kind not in NO_CENSUS], indirect=True)
+def test_topics_and_groups_of_a_server(broker: str) -> None:
+    assert tidings("topics", "--json").json == tidings("groups", "--json").json == []
+    work(*bad(1), Placed(order_id="a", total=2))
+    publish(*(Placed(order_id=f"b{n}", total=n) for n in range(7)))
+    (order,) = tidings("topics", "--json").json
+    assert (order["topic"], order["events"], order["groups"]) == ("order", 9, [HANDLER])
+    assert order["last"] is not None
+    assert len(tidings("topics", "--json", "--all").json) == 3
+    (group,) = tidings("groups", "--json", "--interval", "0.1").json
+    assert (group["group"], group["topics"]) == (HANDLER, ["order", f"replay.{HANDLER}"])
+    assert (group["waiting"], group["rate"], group["arriving"], group["drain"]) == (7, 0.0, 0.0, None)
+    assert group["members"] == (None if broker == "valkey" else 0)
+    assert group["dead"] == 1
+    assert tidings("groups", HANDLER).out.splitlines()[1].split()[:3] == [HANDLER, "order", "7"]
+
+
+@pytest.mark.parametrize("broker", NO_CENSUS, indirect=True)
+def test_a_server_that_cannot_list_says_who_can(broker: str) -> None:
+    for command in (["topics"], ["groups"], ["dead", "list"]):
+        assert failed(tidings(*command), 1, "rabbitmqctl list_queues")
+
+
+@pytest.mark.parametrize("broker", ["nats"], indirect=True)
+def test_with_a_store_what_is_replayed_commits_with_the_letter(broker: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDINGS_STORE", "sqlite:shop.db")
+    work(*bad(1, 2, 3, key="a"))
+    assert tidings("dead", "replay", "--store", "sqlite:shop.db", "--json").json == {"replayed": 3, "left": 0}
+    work()
+    (cause,) = tidings("dead", "list", "--json").json
+    assert cause["count"] == 3, "they failed again, once each"
+
+
+HOLD = """
+import asyncio
+import os
+
+from tidings.clock import Clock
+from tidings.config import load
+from tidings.connect import connect
+
+
+async def hold():
+    broker, _ = connect(load(), Clock())
+    await broker.open()
+    letters = await broker.subscribe(["dead.shop.ship"], "operator.shop.ship")
+    held = []
+    while len(held) < 6:
+        held += await letters.fetch(100, 1.0)
+    os.write(1, b"held")
+    await asyncio.sleep(60)
+
+
+asyncio.run(hold())
+"""
+
+
+@pytest.mark.parametrize("broker", ["valkey"], indirect=True)
+def test_letters_of_an_operator_who_was_killed_are_all_seen_and_replayed(
+    broker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TIDINGS_LEASE", "1.5")
+    work(*bad(1, 2, 3), *bad(4, 5, 6, key="a"))
+    with subprocess.Popen([sys.executable, "-c", HOLD], stdout=subprocess.PIPE) as operator:
+        assert operator.stdout is not None
+        assert operator.stdout.read(4) == b"held"
+        operator.kill()
+    assert [cause["count"] for cause in tidings("dead", "list", "--json").json] == [6]
+    assert tidings("dead", "replay", "--rate", "0", "--json").json == {"replayed": 6, "left": 0}
+
+
+# -- doctor, on Redis and Valkey
 
 
 def test_a_valkey_that_keeps_what_it_acknowledges(valkey_server: Valkey) -> None:
@@ -88,7 +212,7 @@ def test_a_user_of_valkey_who_may_not_ask_is_told_how(valkey_server: Valkey) -> 
     assert "+config|get" in found["server killed"]["remedy"]
 
 
-# -- NATS
+# -- doctor, on NATS
 
 
 def test_a_nats_server_whose_monitoring_says_how_it_writes() -> None:
@@ -128,7 +252,7 @@ def test_a_stream_of_nats_that_is_not_kept_for_long_enough(nats_server: Nats) ->
     assert "inbox" in found["id kept once"]["detail"]
 
 
-# -- PostgreSQL
+# -- doctor, on PostgreSQL
 
 
 def test_a_postgres_that_is_durable(postgres_server: Postgres) -> None:
@@ -150,7 +274,7 @@ def test_a_postgres_that_does_not_write_to_its_disk() -> None:
         assert "statement_timeout 5 s" in found["time limits"]["detail"]
 
 
-# -- Kafka
+# -- doctor, on Kafka
 
 
 def test_a_kafka_cluster_of_one_and_topics_that_forget(kafka_server: Kafka) -> None:
@@ -173,7 +297,7 @@ def test_a_kafka_cluster_whose_new_topics_have_copies(kafka_server: Kafka) -> No
     assert "new topics" in found["power cut"]["detail"], "min.insync.replicas is still 1"
 
 
-# -- RabbitMQ
+# -- doctor, on RabbitMQ
 
 
 def test_a_rabbitmq_server(rabbitmq_server: RabbitMQ) -> None:
@@ -213,7 +337,7 @@ def test_what_the_management_of_rabbitmq_knows() -> None:
     assert managed(rabbitmq.Queue(sound.name, "quorum", three, three, {"queue-version": 2}))["queues"] == "ok"
 
 
-# -- no server
+# -- doctor, where there is no server
 
 
 @pytest.mark.parametrize("scheme", ["nats", "redis", "amqp", "postgresql", "kafka"])

@@ -354,3 +354,14 @@ async def test_a_connection_that_is_given_up_while_it_is_made_is_closed(empty_da
         database = Database(empty_database, Clock())
     gc.collect()  # one that was left open says so, and is an error
     assert steps > 1
+
+
+async def test_what_has_to_go_through_a_small_table_is_not_compiled(empty_database: str) -> None:
+    ours = Database(empty_database, Clock())
+    await asyncio.to_thread(ours.prepare)
+    with ours.connect(durable=False) as connection:
+        plan = "\n".join(row[0] for row in connection.execute("EXPLAIN SELECT count(*) FROM tidings.member"))
+        assert "JIT" not in plan
+    with ours.connect() as lent, psycopg.connect(empty_database) as plain:
+        (theirs,), (asked,) = plain.execute("SHOW jit").fetchall()[0], lent.execute("SHOW jit").fetchall()[0]
+        assert asked == theirs, "what handlers do with it is their own affair"

@@ -55,6 +55,7 @@ SETTLED = """SELECT current_setting('server_version_num')::int, pg_is_in_recover
     set_config('synchronous_commit', CASE WHEN NOT %(durable)s THEN 'off'
         WHEN current_setting('synchronous_commit') = 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false),
     set_config('enable_seqscan', CASE WHEN %(lent)s THEN current_setting('enable_seqscan') ELSE 'off' END, false),
+    set_config('jit', CASE WHEN %(lent)s THEN current_setting('jit') ELSE 'off' END, false),
     set_config('lock_timeout', '10s', false), set_config('default_transaction_isolation', 'read committed', false),
     set_config('idle_in_transaction_session_timeout', %(idle)s, false),
     set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false),
@@ -176,6 +177,7 @@ class Database:
 
         Where it only marks and reads (not `durable`), nothing of it needs to wait for the disk, nor has a handler any
         part in it: plans that were made while a table was small must not go through all of it when it has grown.
+        A plan that has to all the same looks so dear that PostgreSQL would compile it, which takes half a second.
         """
         self._may_try()
         try:

@@ -4,6 +4,7 @@ PYTHON ?= python3
 RUNS   ?= 1
 SEEDS  ?= 10000
 ARGS   ?=
+WHAT   ?= embedded
 
 # Tests wait more than they work: for leases, for servers. The tests of a file stay together, and share their servers.
 PARALLEL ?= 3
@@ -12,15 +13,15 @@ BIN   := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo servers test check crash simulate reliability bench clean
+.PHONY: help setup demo servers test check crash simulate reliability brokers bench clean
 
 help:  ## say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## a virtual environment in .venv with everything for development
 
-demo: $(READY)  ## the shop works off real orders; ARGS="--headless --json" passes flags on
-	$(BIN)/tidings demo $(ARGS)
+demo: $(READY)  ## the shop works off real orders; BROKER=nats on that server, ARGS="--headless --json" passes flags on
+	$(BIN)/tidings demo $(if $(BROKER),--broker $(BROKER)) $(ARGS)
 
 servers: $(READY)  ## what real servers need: root gets RabbitMQ by apt-get, everybody Kafka by Maven
 	$(BIN)/tidings dev install
@@ -48,8 +49,11 @@ simulate: $(READY)  ## the engine in SEEDS=10000 simulated worlds of each flow o
 reliability: $(READY)  ## the fault matrix; writes docs/reliability.md
 	$(BIN)/python -m tests.matrix --write docs/reliability.md $(ARGS)
 
-bench: $(READY)  ## the embedded broker beside hand-written raw loops
-	$(BIN)/tidings bench embedded $(ARGS)
+brokers: $(READY)  ## the shop on every broker; writes the table of docs/guide/brokers.md
+	$(BIN)/python -m bench.which_broker --write docs/guide/brokers.md $(ARGS)
+
+bench: $(READY)  ## the embedded broker beside hand-written raw loops; WHAT=brokers: real servers beside plain clients
+	$(BIN)/tidings bench $(WHAT) $(ARGS)
 
 clean:  ## remove the environment, caches and builds
 	rm -rf .venv dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

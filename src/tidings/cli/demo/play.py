@@ -119,16 +119,25 @@ class Play:
 
     async def _work(self) -> None:
         await self.feed.run(self._under_way, self._allowed)
-        quiet, before, since = 0, {"orders": -1}, time.monotonic()
+        await self._done()
+        if self._watching:
+            await asyncio.wait(self._watching, timeout=1.0)
+
+    async def _done(self) -> None:
+        """Wait until nothing is left to do. While orders get done the broker is not asked: that costs it something."""
+        quiet, closed, before, since, took = 0, -1, {"orders": -1}, time.monotonic(), 0.0
         while quiet < QUIET and time.monotonic() - since < PATIENCE:
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(max(LOOK, took))
+            if closed != (closed := await self.closed()):
+                since = time.monotonic()
+                continue
+            asked = time.monotonic()
             waiting = {service: count for service, count in (await self._backlog.all()).items() if count}
+            took = time.monotonic() - asked
             quiet = 0 if waiting else quiet + 1
             if waiting != before:
                 before, since = waiting, time.monotonic()
         self.left = before
-        if self._watching:
-            await asyncio.wait(self._watching, timeout=1.0)
 
     async def _under_way(self) -> int:
         dead = sum(figures.dead for figures in self.crew.figures.values())

@@ -8,6 +8,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -18,9 +19,7 @@ from tidings.kafka.settings import broker_error
 
 log = logging.getLogger("tidings")
 
-Told = tuple[str, bytes, bytes | None, dict[str, Any]]
-"""What a producer is told of a record: topic, body, key, and what else there is."""
-Describe = Callable[[Sequence[Record]], list[Told]]
+Describe = Callable[[Record], dict[str, Any]]
 
 POLL = 0.2
 """Seconds that the thread waits for reports; a report wakes it at once."""
@@ -32,15 +31,15 @@ class Batch:
     def __init__(self, finished: Callable[[Batch], None]) -> None:
         self.sent = asyncio.get_running_loop().create_future()
         self.expected = -1
-        self.failed: list[tuple[Message, KafkaError]] = []
+        self.failed: list[tuple[str, KafkaError]] = []
         self._reported = 0
         self._finished = finished
 
-    def report(self, error: KafkaError | None, message: Message) -> None:
+    def report(self, id: str, error: KafkaError | None, _: Message) -> None:
         """Of one message, in the thread that polls."""
         self._reported += 1
         if error is not None:
-            self.failed.append((message, error))
+            self.failed.append((id, error))
         if self._reported == self.expected:
             self._finished(self)
 
@@ -59,13 +58,15 @@ class Batch:
 class Publisher:
     """Safe for the tasks of one event loop.
 
-    `make` makes a producer, again where one has failed for good; `describe` says what to tell it of records.
+    `make` makes a producer, again where one has failed for good; `message` says what to tell it of a record.
     `patience` in seconds is how long reports may take.
     """
 
-    def __init__(self, make: Callable[[], Producer], describe: Describe, patience: float) -> None:
+    def __init__(
+        self, make: Callable[[], Producer], message: Callable[[Record], dict[str, Any]], patience: float
+    ) -> None:
         self._make = make
-        self._describe = describe
+        self._message = message
         self._patience = patience
         self._loop = asyncio.get_running_loop()
         self._finished: deque[Batch] = deque()
@@ -166,14 +167,3 @@ class Publisher:
             await asyncio.to_thread(self._producer.flush, within)
             self._open = False
             await asyncio.to_thread(self._thread.join, POLL * 5)
-
-
-def _unsent(batch: Batch, records: Sequence[Record], messages: Sequence[Told]) -> list[str]:
-    """The ids of what was not published; a report has a message's body and key, and those that share both are named."""
-    failed = {(message.topic(), message.value(), message.key()) for message, _ in batch.failed}
-    count = batch.expected
-    return [
-        record.id
-        for index, (record, told) in enumerate(zip(records, messages, strict=True))
-        if index >= count or told[:3] in failed
-    ]

@@ -27,8 +27,9 @@ from tidings.errors import (
     StorageReadOnly,
     StorageTooNew,
     StorageUnsafe,
+    Unreachable,
 )
-from tidings.pg.database import Database, named
+from tidings.pg.database import Database, named, refused
 from tidings.stores.postgres import PostgresStore
 
 TOPIC, GROUP = "t", "g"
@@ -210,7 +211,7 @@ async def test_a_commit_that_did_not_happen_is_an_error(empty_database: str) -> 
 
 
 async def test_a_server_that_is_not_there(empty_database: str) -> None:
-    with pytest.raises(StorageError, match=r"cannot be connected to: .*refused.*Is the server up"):
+    with pytest.raises(Unreachable, match=r"cannot be connected to: .*refused.*Is the server up"):
         database("postgresql://me:secret@127.0.0.1:1/nowhere").prepare()
 
 
@@ -234,6 +235,7 @@ def locked(postgres_server: Postgres, empty_database: str) -> Iterator[str]:
 async def test_a_wrong_password_is_told_and_never_shown(locked: str, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(StorageError, match="Check user, password") as told:
         database(locked.replace("swordfish", "haddock")).prepare()
+    assert not isinstance(told.value, Unreachable)
     assert "haddock" not in str(told.value) + caplog.text
     with pytest.raises(StorageError, match="wants a password"):
         database(locked.replace(":swordfish", "")).prepare()
@@ -286,6 +288,10 @@ async def test_what_others_have_made(empty_database: str) -> None:
 
 def test_each_error_of_the_server_has_its_name() -> None:
     assert isinstance(named(psycopg.errors.DiskFull("no space left"), "db"), StorageFull)
+    gone = psycopg.OperationalError("consuming input failed: server closed the connection unexpectedly")
+    assert isinstance(named(gone, "db"), Unreachable)  # who starts just now waits for it
+    starting = psycopg.OperationalError("connection failed: FATAL:  the database system is starting up")
+    assert isinstance(refused(starting, "db"), Unreachable)
     with pytest.raises(StorageUnsafe, match="needs 13 or newer"):
         database("postgresql://127.0.0.1/x")._check((12_00_05, False, False, True, "UTF8"))
 

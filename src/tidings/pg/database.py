@@ -32,6 +32,7 @@ from tidings.errors import (
     StorageTooNew,
     StorageUnsafe,
     TransactionEnded,
+    Unreachable,
 )
 from tidings.options import masked
 from tidings.pg import packed, schema
@@ -66,6 +67,17 @@ ENDS = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 LOST = (errors.AdminShutdown, errors.CrashShutdown, errors.CannotConnectNow, errors.IdleInTransactionSessionTimeout)
+
+
+BEGINNING_OR_ENDING = ("starting up", "shutting down", "not yet accepting", "too many clients", "too many connections")
+"""What a server says to who connects that will soon say something else."""
+
+
+OTHER_TLS = ("certificate", "SSL error", "SSL was required")
+
+
+class Away(StorageError, Unreachable):
+    """The server is not there, or went away, or is silent; what was asked of it may have been done or not."""
 
 
 class Cursor(psycopg.Cursor[Row]):
@@ -316,7 +328,10 @@ def refused(error: psycopg.Error, name: str) -> StorageError:
         remedy = "Check user, password and database, and pg_hba.conf on the server."
     else:
         remedy = "Is the server up, can it be reached from here, do user, database and sslmode fit?"
-    return StorageError(f"{name} cannot be connected to: {_words(error)}. {remedy}")
+    words = _words(error)
+    answered = "FATAL" in words and not any(said in words for said in BEGINNING_OR_ENDING)
+    kind = StorageError if answered or any(said in words for said in OTHER_TLS) else Away
+    return kind(f"{name} cannot be connected to: {words}. {remedy}")
 
 
 def lost(error: BaseException, connection: psycopg.BaseConnection[Any] | None) -> bool:
@@ -345,6 +360,8 @@ def named(error: psycopg.Error, name: str) -> StorageError:
             return StorageBusy(f"{name}: {words}. Others hold what this needs; try again.")
         case errors.UndefinedTable() | errors.UndefinedColumn() if "tidings." in words:
             return StorageForeign(f"{name}: {words}. The tables of tidings are gone or changed; restore them.")
+        case psycopg.OperationalError() if error.sqlstate is None or isinstance(error, LOST):
+            return Away(f"{name}: {words}")
         case _:
             return StorageError(f"{name}: {words}")
 

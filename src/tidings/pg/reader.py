@@ -14,8 +14,8 @@ from typing import Any
 
 import psycopg
 
-from tidings.errors import Closed, StorageBusy
-from tidings.pg.database import DEADLINE, Connection, Database, Row, lost, named
+from tidings.errors import Closed
+from tidings.pg.database import DEADLINE, Away, Connection, Database, Row, lost, named
 
 
 class Reader:
@@ -39,7 +39,7 @@ class Reader:
         except TimeoutError:
             if self._connection is not None:
                 self._connection.cut()
-            raise StorageBusy(f"{self._database.name} did not answer within {DEADLINE:g} s; try again.") from None
+            raise Away(f"{self._database.name} did not answer within {DEADLINE:g} s; try again.") from None
 
     def _read(self, sql: str, values: Any) -> list[Row]:
         known = self._connection is not None

@@ -23,9 +23,9 @@ from psycopg import errors
 from psycopg.pq import TransactionStatus
 
 from tidings import failpoint
-from tidings.errors import Closed, CommitRefused, StorageBroken, StorageBusy, StorageError, TidingsError
+from tidings.errors import Closed, CommitRefused, StorageBroken, StorageError, TidingsError
 from tidings.pg import log as records
-from tidings.pg.database import DEADLINE, Connection, Database, lost, named
+from tidings.pg.database import DEADLINE, Away, Connection, Database, lost, named
 
 log = logging.getLogger("tidings")
 
@@ -147,7 +147,7 @@ class Writer:
             job = self._expected.popleft()
             if not job.future.done():
                 job.future.set_exception(
-                    StorageBusy(f"{self._database.name} did not take it within {BUSY_WAIT:g} s; try again.")
+                    Away(f"{self._database.name} did not take it within {BUSY_WAIT:g} s; try again.")
                 )
         connection = self._connection
         since = None if connection is None or connection.lent else connection.begun

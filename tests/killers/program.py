@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from tidings import App, Delivery, Event, Retry, Start, Tx
+from tidings import App, Delivery, Event, Isolation, Retry, Start, Tx
 
 TIMES = 2
 DEATHS = TIMES + 1
@@ -154,6 +154,16 @@ if "in_transaction" in ONLY:
         db.execute("CREATE TABLE IF NOT EXISTS effects (key TEXT)")
         db.execute("INSERT INTO effects VALUES (?)", (hit.key,))
         strike(hit.how, hit.seconds)
+
+
+if "alone" in ONLY:
+
+    @app.on(Hit, retry=SOON, start=Start.EARLIEST, isolate=Isolation(memory=256 << 20, seconds=20.0))
+    async def alone(hit: Hit, tx: Tx, delivery: Delivery) -> None:
+        """What is tried alone comes after all attempts in workers: "in workers" is fatal in those only."""
+        called("alone", hit, delivery)
+        tx.put(counts, hit.key, 1 + await tx.get(counts, hit.key, 0))
+        strike("exit" if hit.how == "in workers" and delivery.attempt <= DEATHS else hit.how, hit.seconds)
 
 
 if "beside" in ONLY:

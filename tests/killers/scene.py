@@ -40,20 +40,27 @@ class Scene:
         self._url = f"sqlite:{folder / 'tidings.db'}"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, only: str, *arguments: str, workers: int = 2, settings: str = "") -> None:
-        """Run the handlers `only` of the program, under a supervisor: one worker too."""
-        supervised = ("--reload",) if workers == 1 else ()
+    def start(self, only: str, *arguments: str, workers: int = 2, settings: str = "", supervised: bool = True) -> None:
+        """Run the handlers `only` of the program, under a supervisor: one worker too, unless it is not `supervised`."""
+        reload = ("--reload",) if workers == 1 and supervised else ()
         (self.folder / "tidings.toml").write_text(settings)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("TIDINGS_")}
         environment |= {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "src"))), "ONLY": only}
         command = [sys.executable, "-m", "tidings", "run", "tests.killers.program:app", "--log=json"]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, f"--workers={workers}", *supervised, *arguments],
+                [*command, f"--workers={workers}", *reload, *arguments],
                 cwd=self.folder,
                 env=environment,
                 stderr=log,
             )
+
+    async def ended(self) -> int:
+        """Its exit code, once it has ended by itself."""
+        process = self._process
+        assert process is not None
+        await self.until(lambda: process.poll() is not None)
+        return process.returncode
 
     def end(self) -> int:
         """SIGTERM, and its exit code."""

@@ -12,7 +12,6 @@ SHOP = SOURCE.parents[1] / "examples" / "shop"
 FILES = sorted(SOURCE.rglob("*.py"))
 OUTSIDE = {
     "brokers",
-    "stores",
     "embedded",
     "jetstream",
     "kafka",

@@ -26,6 +26,10 @@ class Clock:
         """A number in [0, 1): for jitter."""
         return random.random()
 
+    def bits(self, count: int) -> int:
+        """So many random bits: for where a counter begins that must not repeat another one's numbers."""
+        return random.getrandbits(count)
+
     async def sleep(self, seconds: float) -> None:
         """Wait for `seconds`."""
         await asyncio.sleep(seconds)

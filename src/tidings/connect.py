@@ -141,7 +141,7 @@ def _store(config: Config, clock: Clock) -> Store:
     from tidings.stores.sqlite import SqliteStore
 
     known(config.store, {})
-    return SqliteStore(Database(path))
+    return SqliteStore(Database(path), clock=clock)
 
 
 def _split(url: str) -> tuple[str, str]:
@@ -160,7 +160,7 @@ def _embedded(config: Config, clock: Clock, path: str) -> Connection:
     database = Database(path, durable=options.get("durable", True))
     limits: dict[str, Any] = {"keep": config.keep, "keep_count": config.keep_count, "limit": config.body_limit}
     broker = SqliteBroker(database, clock, lease=options.get("lease", config.lease), **limits)
-    return Connection(broker, SqliteStore(database, lambda: broker.writer))
+    return Connection(broker, SqliteStore(database, lambda: broker.writer, clock=clock))
 
 
 def _postgres(config: Config, clock: Clock) -> Connection:

@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import functools
 import itertools
-import random
 import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -195,7 +194,7 @@ class PostgresStore:
         self._find_writer = writer
         self._own_writer: Writer | None = None
         self._ahead: dict[Key, tuple[bytes | None, int, PostgresTx]] = {}
-        self._stamps = itertools.count(random.getrandbits(62))
+        self._stamps = itertools.count(database.clock.bits(62))
         self._reader: Reader | None = None
         self._asked: dict[Key, asyncio.Future[tuple[bytes | None, int]]] = {}
         self._asking: set[asyncio.Task[None]] = set()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import random
 import sqlite3
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -18,6 +17,7 @@ from typing import Any, Self
 
 import msgspec
 
+from tidings.clock import Clock
 from tidings.embedded.database import Connection, Database, named
 from tidings.embedded.writer import Writer
 from tidings.errors import Closed, Conflict, NotInTransaction, Redo, TransactionEnded
@@ -195,12 +195,14 @@ class SqliteStore:
 
     keeps = True
 
-    def __init__(self, database: Database, writer: Callable[[], Writer] | None = None) -> None:
+    def __init__(
+        self, database: Database, writer: Callable[[], Writer] | None = None, *, clock: Clock | None = None
+    ) -> None:
         self.database = database
         self._find_writer = writer
         self._own_writer: Writer | None = None
         self._ahead: dict[Key, tuple[bytes | None, int, SqliteTx]] = {}
-        self._stamps = itertools.count(random.getrandbits(62))
+        self._stamps = itertools.count((clock or Clock()).bits(62))
         self._reader: Connection | None = None
 
     @property

@@ -28,7 +28,7 @@ from tidings.kafka.ledger import Ledger
 from tidings.kafka.line import KafkaLine
 from tidings.kafka.notes import GROUP, Notes
 from tidings.kafka.offsets import ANSWER, RESERVED, Offsets, checked, recalled
-from tidings.kafka.publisher import Publisher
+from tidings.kafka.publisher import Publisher, Told
 from tidings.kafka.pump import Place
 from tidings.kafka.settings import SOON, Settings, broker_error, made
 from tidings.kafka.wire import Wire
@@ -87,7 +87,7 @@ class KafkaLink:
         patience = 2 * float(self._settings.producer()["message.timeout.ms"]) / 1000
         self._notes = Notes(self._consumer(self.prefix + GROUP))
         self._looker = asyncio.create_task(self._look(), name="tidings-kafka-notes")
-        self._publisher = Publisher(lambda: made(Producer, self._settings.producer()), self._message, patience)
+        self._publisher = Publisher(lambda: made(Producer, self._settings.producer()), self._describe, patience)
 
     async def close(self) -> None:
         """See Link.close."""
@@ -142,13 +142,19 @@ class KafkaLink:
                 )
         await publisher.publish(records)
 
-    def _message(self, record: Record) -> dict[str, Any]:
-        """What the producer is told of a record. Kafka refuses what is from the future: its own stamp is from now."""
-        key = None if record.key is None else record.key.encode()
-        return {
-            "topic": self.prefix + record.topic, "value": record.value, "key": key,
-            "headers": self.wire.headers(record), "timestamp": int(min(record.time, self.clock.now()) * 1000),
-        }  # fmt: skip
+    def _describe(self, records: Sequence[Record]) -> list[Told]:
+        """What the producer is told of records. Kafka refuses what is from the future: its own stamp is from now."""
+        prefix, headers, now = self.prefix, self.wire.headers, self.clock.now()
+        return [
+            (
+                prefix + record.topic,
+                record.value,
+                None if record.key is None else record.key.encode(),
+                headers(record),
+                int(min(record.time, now) * 1000),
+            )
+            for record in records
+        ]
 
     # -- topics and groups
 

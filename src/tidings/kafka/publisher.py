@@ -8,19 +8,22 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from tidings.broker import Record
 from tidings.errors import Closed, PublishFailed
 from tidings.kafka.settings import broker_error
+from tidings.kafka.wire import Written
 
 log = logging.getLogger("tidings")
 
-Describe = Callable[[Record], dict[str, Any]]
+Told = tuple[str, bytes, bytes | None, Written, int]
+"""What a producer is told of a record: topic, body, key, headers, and the time in milliseconds."""
+Describe = Callable[[Sequence[Record]], list[Told]]
 
+ANY = -1
+"""The partition that the key says."""
 POLL = 0.2
 """Seconds that the thread waits for reports; a report wakes it at once."""
 
@@ -31,15 +34,15 @@ class Batch:
     def __init__(self, finished: Callable[[Batch], None]) -> None:
         self.sent = asyncio.get_running_loop().create_future()
         self.expected = -1
-        self.failed: list[tuple[str, KafkaError]] = []
+        self.failed: list[tuple[Message, KafkaError]] = []
         self._reported = 0
         self._finished = finished
 
-    def report(self, id: str, error: KafkaError | None, _: Message) -> None:
+    def report(self, error: KafkaError | None, message: Message) -> None:
         """Of one message, in the thread that polls."""
         self._reported += 1
         if error is not None:
-            self.failed.append((id, error))
+            self.failed.append((message, error))
         if self._reported == self.expected:
             self._finished(self)
 
@@ -58,15 +61,13 @@ class Batch:
 class Publisher:
     """Safe for the tasks of one event loop.
 
-    `make` makes a producer, again where one has failed for good; `message` says what to tell it of a record.
+    `make` makes a producer, again where one has failed for good; `describe` says what to tell it of records.
     `patience` in seconds is how long reports may take.
     """
 
-    def __init__(
-        self, make: Callable[[], Producer], message: Callable[[Record], dict[str, Any]], patience: float
-    ) -> None:
+    def __init__(self, make: Callable[[], Producer], describe: Describe, patience: float) -> None:
         self._make = make
-        self._message = message
+        self._describe = describe
         self._patience = patience
         self._loop = asyncio.get_running_loop()
         self._finished: deque[Batch] = deque()
@@ -102,27 +103,25 @@ class Publisher:
         """See Link.publish."""
         if not self._open:
             raise Closed("the connection to Kafka is closed")
-        messages = [self._message(record) for record in records]
+        messages = self._describe(records)
         batch = Batch(self._finished.append)
-        failure = await self._hand_over(batch, records, messages)
+        failure = await self._hand_over(batch, messages)
         await self._reported(batch, records)
-        unsent = [id for id, _ in batch.failed] + [record.id for record in records[batch.expected :]]
-        if unsent:
+        if failure is not None or batch.failed:
             cause = self._fatal or failure or KafkaException(batch.failed[0][1])
             self._replace(cause)
+            unsent = _unsent(batch, records, messages)
             raise PublishFailed(str(broker_error(cause, f"{len(unsent)} records were not published")), unsent)
 
-    async def _hand_over(
-        self, batch: Batch, records: Sequence[Record], messages: Sequence[dict[str, Any]]
-    ) -> KafkaException | None:
+    async def _hand_over(self, batch: Batch, messages: Sequence[Told]) -> KafkaException | None:
         """To the producer's queue; where that is full, wait. Returns what stopped it."""
-        handed = 0
+        handed, report = 0, batch.report
         try:
             while handed < len(messages):
                 produce = self._producer.produce
                 try:
-                    for record, message in zip(records[handed:], messages[handed:], strict=True):
-                        produce(**message, on_delivery=partial(batch.report, record.id))
+                    for topic, value, key, headers, stamp in messages[handed:]:
+                        produce(topic, value, key, ANY, report, headers=headers, timestamp=stamp)
                         handed += 1
                 except BufferError:
                     await self._room()
@@ -167,3 +166,14 @@ class Publisher:
             await asyncio.to_thread(self._producer.flush, within)
             self._open = False
             await asyncio.to_thread(self._thread.join, POLL * 5)
+
+
+def _unsent(batch: Batch, records: Sequence[Record], messages: Sequence[Told]) -> list[str]:
+    """The ids of what was not published; a report has a message's body and key, and those that share both are named."""
+    failed = {(message.topic(), message.value(), message.key()) for message, _ in batch.failed}
+    count = batch.expected
+    return [
+        record.id
+        for index, (record, told) in enumerate(zip(records, messages, strict=True))
+        if index >= count or told[:3] in failed
+    ]

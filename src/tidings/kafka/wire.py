@@ -28,6 +28,7 @@ MOST = 10_000
 APART = {"source", "datacontenttype"}
 
 Header = tuple[str, bytes]
+Written = list[tuple[str, str | bytes | None]]
 Known = tuple[str, tuple[tuple[str, str], ...]]
 
 
@@ -56,6 +57,7 @@ class Received(Protocol):
 class Shape(NamedTuple):
     """What the steady headers say."""
 
+    steady: list[Header]
     type: str
     headers: Mapping[str, str]
 
@@ -66,68 +68,85 @@ class Wire:
     def __init__(self) -> None:
         self._shapes: dict[tuple[Header, ...], Shape] = {}
         self._steady: dict[Known, list[Header]] = {}
+        self._type: str | None = None
+        self._told: dict[str, str] = {}
+        self._written: list[Header] = []
         self._whole: dict[bytes, int] = {}
+        self._last = Shape([], "", {})
 
     # -- writing
 
-    def headers(self, record: Record) -> list[Header]:
+    def headers(self, record: Record) -> Written:
         """The headers of a record. Raises InvalidEvent for what Kafka cannot carry."""
         told = record.headers
         try:
-            if FLEETING.isdisjoint(told):
-                known = (record.type, tuple(told.items()))
-                steady = self._steady.get(known) or self._new(known, told)
-            else:
-                steady = written(record.type, told)
-            return [(ID, record.id.encode()), (TIME, binding.stamp(record.time).encode()), *steady]
+            if record.type != self._type or told != self._told:
+                self._write(record.type, told)
+            return [(ID, record.id.encode()), (TIME, binding.stamp(record.time).encode()), *self._written]
         except UnicodeEncodeError as error:
             raise InvalidEvent(f"An attribute of record {record.id!r} is no text: {error}. It was not sent.") from error
 
-    def _new(self, known: Known, told: Mapping[str, str]) -> list[Header]:
-        if len(self._steady) >= MOST:
-            self._steady.clear()
-        return self._steady.setdefault(known, written(known[0], told))
+    def _write(self, type: str, told: Mapping[str, str]) -> None:
+        """The headers of these attributes: mostly those of the record before, else often those of one before that."""
+        known = (type, tuple(told.items()))
+        found = self._steady.get(known)
+        if found is None:
+            found = written(type, told)
+            if FLEETING.isdisjoint(told):
+                if len(self._steady) >= MOST:
+                    self._steady.clear()
+                self._steady[known] = found
+        self._type, self._told, self._written = type, dict(told), found
 
     # -- reading
 
     def record(self, message: Received, topic: str) -> Record:
         """The record of a message. Nothing is refused here: what is foreign comes as it is."""
         headers = message.headers()
-        if headers is None or len(headers) < 6 or headers[0][0] != ID or headers[1][0] != TIME:
+        if headers is None or len(headers) < 6:
             return self._foreign(message, topic)
-        end = len(headers)
-        while headers[end - 1][0] in LAST:
-            end -= 1
-        steady = tuple(headers[2:end])
+        (first, id), (second, time) = headers[:2]
+        if first != ID or second != TIME:
+            return self._foreign(message, topic)
         try:
-            shape = self._shapes.get(steady) or self._learnt(steady)
-            told = shape.headers
-            if end < len(headers):
-                told = {**told, **{name[len(PREFIX) :]: value.decode() for name, value in headers[end:]}}
+            shape = self._last
+            if headers[2:] == shape.steady:
+                told = shape.headers
+            else:
+                shape, told = self._shape(headers)
+            whole = self._whole.get(time[:19])
             key = message.key()
             return Record(
                 topic,
                 message.value() or b"",
                 None if key is None else key.decode(),
                 shape.type,
-                headers[0][1].decode(),
-                self._seconds(headers[1][1]),
+                id.decode(),
+                self._seconds(time) if whole is None or time[26:] != b"Z" else (whole + int(time[20:26])) / 1_000_000,
                 told,
             )
-        except (ValueError, AttributeError, DecodeError):
+        except (ValueError, TypeError, AttributeError, DecodeError):
             return self._foreign(message, topic)
 
     def _seconds(self, told: bytes) -> float:
         """See binding.seconds: most are written as we write them, and many in the same second."""
-        if len(told) != 27 or told[26] != Z:
-            return binding.seconds(told.decode())
-        second = told[:19]
-        whole = self._whole.get(second)
-        if whole is None:
+        if len(told) == 27 and told[26] == Z:
             if len(self._whole) >= MOST:
                 self._whole.clear()
-            whole = self._whole[second] = round(binding.seconds(second.decode() + "Z") * 1_000_000)
-        return (whole + int(told[20:26])) / 1_000_000
+            second = told[:19]
+            self._whole[second] = round(binding.seconds(second.decode() + "Z") * 1_000_000)
+        return binding.seconds(told.decode())
+
+    def _shape(self, headers: list[Header]) -> tuple[Shape, Mapping[str, str]]:
+        """What the headers behind the first two say; mostly, the same as those of the message before."""
+        end = len(headers)
+        while headers[end - 1][0] in LAST:
+            end -= 1
+        steady = tuple(headers[2:end])
+        shape = self._last = self._shapes.get(steady) or self._learnt(steady)
+        if end == len(headers):
+            return shape, shape.headers
+        return shape, {**shape.headers, **{name[len(PREFIX) :]: value.decode() for name, value in headers[end:]}}
 
     def _learnt(self, steady: tuple[Header, ...]) -> Shape:
         """Raises DecodeError for what is not written as we write it."""
@@ -138,7 +157,7 @@ class Wire:
         known = binding.record("", b"", told, key=None, place="")
         if len(self._shapes) >= MOST:
             self._shapes.clear()
-        return self._shapes.setdefault(steady, Shape(known.type, known.headers))
+        return self._shapes.setdefault(steady, Shape(list(steady), known.type, known.headers))
 
     def _foreign(self, message: Received, topic: str) -> Record:
         told = plain({name: text(value) for name, value in message.headers() or ()})

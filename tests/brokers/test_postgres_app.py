@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,41 @@ async def test_a_failure_undoes_its_own_sql_and_no_other(empty_database: str) ->
         for id in "abcdef":
             await app.publish(Job(id=id))
         await until(empty_database, "SELECT id FROM done ORDER BY id", [(id,) for id in "abcdef"])
+
+
+def many(db: psycopg.Connection, id: str) -> None:
+    db.cursor().executemany("INSERT INTO done VALUES (%s)", [(id,), (id,)])
+
+
+def copied(db: psycopg.Connection, id: str) -> None:
+    with db.cursor().copy("COPY done FROM STDIN") as copy:
+        copy.write_row((id,))
+        copy.write_row((id,))
+
+
+def streamed(db: psycopg.Connection, id: str) -> None:
+    assert list(db.cursor().stream("INSERT INTO done VALUES (%s), (%s) RETURNING id", (id, id))) == [(id,), (id,)]
+
+
+@pytest.mark.parametrize("write", [many, copied, streamed])
+async def test_a_failure_undoes_what_was_written_by_other_ways_than_execute(
+    empty_database: str, write: Callable[[psycopg.Connection, str], None]
+) -> None:
+    run(empty_database, "CREATE TABLE done (id text)")
+    app = App("jobs", broker=empty_database)
+    failed: set[str] = set()
+
+    @app.on(Job, retry=Retry(times=3, first=0.05))
+    def work(job: Job, db: psycopg.Connection) -> None:
+        write(db, job.id)
+        if job.id in "bc" and job.id not in failed:
+            failed.add(job.id)
+            raise ValueError("not yet")
+
+    async with running(app):
+        await asyncio.gather(*(app.publish(Job(id=id)) for id in "abcdef"))
+        wanted = [(id,) for id in "abcdef" for _ in range(2)]
+        await until(empty_database, "SELECT id FROM done ORDER BY id", wanted)
 
 
 @pytest.mark.parametrize("statement", ["COMMIT", "rollback", "INSERT INTO done VALUES ('x'); COMMIT; BEGIN"])

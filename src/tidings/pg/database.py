@@ -85,11 +85,30 @@ class Cursor(psycopg.Cursor[Row]):
 
     def execute(self, query: Any, params: Any = None, **options: Any) -> Any:
         """See psycopg.Cursor.execute. Raises TransactionEnded for COMMIT and its like inside a handler."""
+        self._note(query)
+        return super().execute(query, params, **options)
+
+    def executemany(self, query: Any, params_seq: Any, **options: Any) -> None:
+        """See psycopg.Cursor.executemany. Raises TransactionEnded as `execute`."""
+        self._note(query)
+        super().executemany(query, params_seq, **options)
+
+    def stream(self, query: Any, params: Any = None, **options: Any) -> Any:
+        """See psycopg.Cursor.stream. Raises TransactionEnded as `execute`."""
+        self._note(query)
+        return super().stream(query, params, **options)
+
+    def copy(self, statement: Any, params: Any = None, **options: Any) -> Any:
+        """See psycopg.Cursor.copy."""
+        self._note(statement)
+        return super().copy(statement, params, **options)
+
+    def _note(self, query: Any) -> None:
+        """A handler uses it, and may have written something."""
         connection: Any = self.connection
         if connection.lent:
             connection.used += 1
             connection.watch(query)
-        return super().execute(query, params, **options)
 
 
 class Connection(psycopg.Connection[Row]):

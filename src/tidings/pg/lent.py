@@ -85,7 +85,6 @@ class PostgresSql:
 
     def executemany(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
         """See Sql.executemany."""
-        self._connection.used += 1
         self._connection.cursor().executemany(translated(sql), rows)
 
 

@@ -30,8 +30,9 @@ def tell(ledger: Ledger, letters: Sequence[Letter], console: Console) -> None:
     console.print(
         f"{ledger.sales.cds:,} pieces sold for {ledger.sales.dollars} dollars"
         f"   {ledger.seconds:.1f} s, {ledger.orders_per_second:,.0f} orders/s"
-        + ("" if ledger.recovery is None else f"   recovered within {ledger.recovery:.1f} s")
     )
+    if ledger.recovery is not None:
+        console.print(f"all that was placed before a kill was done {ledger.recovery:.1f} s after it")
     for (handler, error, cause), count in causes(letters):
         console.print(Text(f"dead in {handler}: {count:,} x {error}: {plain(cause)}", "red"), soft_wrap=True)
 

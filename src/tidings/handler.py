@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import enum
+import functools
 import inspect
 import typing
 from collections.abc import (
@@ -35,6 +36,7 @@ from tidings.message import Event, Message, contract_of
 from tidings.retry import Policy, Retry, policy
 from tidings.store import Store, Tx
 
+Parameters = tuple[inspect.Parameter, ...]
 STREAMS = (AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Iterable, Iterator, Sequence, list, tuple)
 CONCURRENCY = 16
 TIMEOUT = 60.0
@@ -156,8 +158,7 @@ def options(given: On) -> Options:
 
 def bind(handler: Handler, provided: Mapping[type, Any], store: Store) -> Bound:
     """Resolve the handler's annotations and give each parameter its source. Raises HandlerDefinitionError."""
-    hints = _hints(handler, provided)
-    parameters = list(inspect.signature(handler.function).parameters.values())
+    hints, parameters = _annotations(handler, provided)
     if not parameters:
         raise HandlerDefinitionError(f"{handler.name} takes no parameter; its first one is the event.")
     first, *others = parameters
@@ -181,15 +182,24 @@ def bind(handler: Handler, provided: Mapping[type, Any], store: Store) -> Bound:
     )  # fmt: skip
 
 
-def _hints(handler: Handler, provided: Mapping[type, Any]) -> dict[str, Any]:
-    known = {cls.__name__: cls for cls in (*handler.sources, *provided) if isinstance(cls, type)}
+def _annotations(handler: Handler, provided: Mapping[type, Any]) -> tuple[Mapping[str, Any], Parameters]:
+    """What its annotations mean, and its parameters."""
+    known = [cls for cls in (*handler.sources, *provided) if isinstance(cls, type)]
     try:
-        return typing.get_type_hints(handler.function, localns=known)
+        return _resolved(handler.function, tuple(known))
     except (NameError, TypeError, AttributeError) as error:
         raise HandlerDefinitionError(
             f"{handler.name}: an annotation cannot be resolved ({error}). Import the type in "
             f"{handler.function.__module__} at run time, not only for type checkers."
         ) from error
+
+
+@functools.lru_cache(256)
+def _resolved(function: Callable[..., Any], known: tuple[type, ...]) -> tuple[Mapping[str, Any], Parameters]:
+    """Kept, since a simulator binds the same handlers thousands of times."""
+    names = {cls.__name__: cls for cls in known}
+    hints = typing.get_type_hints(function, localns=names)
+    return hints, tuple(inspect.signature(function).parameters.values())
 
 
 def _message(handler: Handler, annotation: Any) -> tuple[list[type], bool, bool]:

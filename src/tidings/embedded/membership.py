@@ -191,13 +191,10 @@ def balance(connection: Connection, group: int, member: int) -> list[int]:
     """Claim free parts up to a fair share; returns all that the member then owns."""
     members = [id for (id,) in connection.execute(MEMBERS_OF, (group,))]
     owned = [part for (part,) in connection.execute(OWNED, (group, member))]
-    want = share(members, member)
-    for (part,) in connection.execute(FREE, (group,)).fetchall():
-        if len(owned) >= want:
-            break
-        connection.execute(CLAIM, (member, group, part))
-        owned.append(part)
-    return sorted(owned)
+    missing = max(share(members, member) - len(owned), 0)
+    claimed = [part for (part,) in connection.execute(FREE, (group,)).fetchall()[:missing]]
+    connection.executemany(CLAIM, [(member, group, part) for part in claimed])
+    return sorted(owned + claimed)
 
 
 def share(members: Sequence[int], member: int) -> int:

@@ -16,6 +16,8 @@ from tidings.embedded.database import Connection, Database
 
 NAME = "tidings.db"
 LENT = NAME + ".lent"
+WRITER = "writer"
+"""The role of the connections that handlers see too."""
 OBJECTS = "SELECT type, name, sql FROM {schema}.sqlite_master ORDER BY name"
 TEMPORARY = "SELECT 1 FROM temp.sqlite_master LIMIT 1"
 
@@ -24,7 +26,7 @@ class Left(Connection):
     """A connection that whoever dies leaves to the next one. Who ends in order closes it: nothing may use it then."""
 
     files: Files
-    role: str
+    role = WRITER
     guarded = False
 
     def guard(self) -> None:
@@ -32,6 +34,10 @@ class Left(Connection):
         if not self.guarded:
             self.guarded = True
             super().guard()
+
+    def executescript(self, script: str) -> sqlite3.Cursor:
+        """See sqlite3. Of the engine, which makes its tables where they are lacking: they are there."""
+        return super().executescript(script) if self.role == WRITER else self.cursor()
 
     def close(self) -> None:
         """See sqlite3."""

@@ -7,11 +7,12 @@ are the thread of the writer (its work is a step of the loop), inotify, the cloc
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import os
 import random
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, Protocol
 
 from tidings.app import App
@@ -28,7 +29,7 @@ from tidings.embedded.writer import Job, Writer
 from tidings.store import Unit
 from tidings.stores.sqlite import SqliteStore
 from tidings.testing.clock import START
-from tidings.testing.sim.files import leave
+from tidings.testing.sim.files import WRITER, leave
 from tidings.testing.sim.loop import OWNER, SimLoop
 from tidings.testing.sim.tape import Tape
 from tidings.worker import Worker
@@ -93,6 +94,10 @@ class SimClock(Clock):
     def random(self) -> float:
         """See Clock.random."""
         return self.chance.random()
+
+    def bits(self, count: int) -> int:
+        """See Clock.bits. Nothing is drawn for it: runs stay as they are."""
+        return self._number << count - 20
 
     def id(self) -> str:
         """A UUIDv7: the time, a counter, the number of the process."""
@@ -171,8 +176,13 @@ class SimWriter(Writer):
                 error.sqlite_errorcode = sqlite3.SQLITE_BUSY
                 job.error = files.named(error, self._database.path)
 
+    @contextlib.contextmanager
+    def _turn(self) -> Generator[None]:
+        """A commit is one step of the loop: nobody else writes meanwhile, whom a lock would have to keep waiting."""
+        yield
+
     def _connect(self) -> Any:
-        connection = self._world.database("writer").connect()
+        connection = self._world.database(WRITER).connect()
         connection.guard()
         return connection
 
@@ -312,7 +322,7 @@ class Process:
         self.name = name
         self.clock = SimClock(world.loop, number, world.seed)
         self.broker = SimBroker(world, name, world.database("reader"), self.clock)
-        self.store = SimStore(world.database("store"), lambda: self.broker.writer)
+        self.store = SimStore(world.database("store"), lambda: self.broker.writer, clock=self.clock)
         self.apps = [app.copy() for app in apps]
         self.workers: list[Worker] = []
         self.died: BaseException | None = None

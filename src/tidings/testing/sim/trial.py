@@ -73,6 +73,7 @@ class Stage:
 
     def close(self) -> None:
         """Remove it."""
+        gc.unfreeze()
         self._files.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -84,6 +85,7 @@ class Stage:
             world.prepare()
         self._files.prepared(self.plan.tables)
         self._bounds = world.bounds
+        gc.freeze()  # nothing of the program is looked at again when what runs have left is collected
 
     def play(
         self, seed: int, choices: Mapping[Place, int] | None = None, *, rates: Mapping[str, float] | None = None,

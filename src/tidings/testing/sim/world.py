@@ -151,7 +151,7 @@ class World:
             self.loop.bury()
 
     async def _begin(self) -> None:
-        self._client = self._new_process("client", [*self._apps, App("client")])
+        self._client = self._new_process("client", [App("client")])
         await self._client.open()
         for _ in range(self._count):
             self._start()

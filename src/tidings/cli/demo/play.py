@@ -173,7 +173,7 @@ class Play:
         left -= (await self.audit.times("orders", left)).keys()
         while left:
             await asyncio.sleep(LOOK)
-            left -= (await self.audit.closed_since(killed)).keys()
+            left -= (await self.audit.closed_since(killed - PATIENCE)).keys()  # a commit may be later than its rows say
         seconds = time.time() - killed
         self._recovery = max(seconds, self._recovery or 0.0)
         others = [other.name for other in self.crew.hands if other is not hand and other.services == hand.services]

@@ -13,10 +13,10 @@ BIN   := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo servers test check crash simulate reliability brokers bench clean
+.PHONY: help setup demo servers test check crash simulate reliability reliability-brokers brokers bench clean
 
 help:  ## say what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-19s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## a virtual environment in .venv with everything for development
 
@@ -48,6 +48,9 @@ simulate: $(READY)  ## the engine in SEEDS=10000 simulated worlds of each flow o
 
 reliability: $(READY)  ## the fault matrix; writes docs/reliability.md
 	$(BIN)/python -m tests.matrix --write docs/reliability.md $(ARGS)
+
+reliability-brokers: $(READY)  ## its rows on NATS, Valkey, RabbitMQ, Kafka and PostgreSQL; writes docs/reliability.md
+	$(BIN)/python -m tests.matrix.brokers --write docs/reliability.md $(ARGS)
 
 brokers: $(READY)  ## the shop on every broker; writes the table of docs/guide/brokers.md
 	$(BIN)/python -m bench.which_broker --write docs/guide/brokers.md $(ARGS)

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from tidings import failpoint
 from tidings.broker import Delivery
 from tidings.clock import Clock
 from tidings.errors import BrokerError, Closed, Fenced
@@ -355,6 +356,7 @@ class Member:
             self._have_done.clear()
             while self._done:
                 batch, self._done, era = self._done, [], self._era
+                failpoint.hit("acknowledging")
                 try:
                     await self._line.done(batch)
                 except (Fenced, Closed):  # they come again, and the inbox knows them

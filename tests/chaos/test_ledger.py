@@ -157,6 +157,7 @@ def test_the_first_effect_on_a_key_of_a_killed_worker_is_timed(made: Made) -> No
     report = made.judged()
     assert (report.first_effect_p50, report.first_effect_max, report.takeover_max) == (0.5, 0.5, 0.75)
     assert report.slowest == {"freeze": 0.75, "in_handler": 0.5, "kill_publisher": 0.25}
+    assert {kind: max(waits) for kind, waits in report.waits.items()} == report.slowest
 
 
 def test_the_peaks_are_the_most_that_was_seen(made: Made) -> None:

@@ -23,8 +23,8 @@ from tidings.chaos.plan import KILL_PUBLISHER, KILL_WORKER, PLACES, PUBLISHER, W
 from tidings.chaos.site import Look, Site
 from tidings.errors import BrokerError, ConfigError, TidingsError
 
-STALL = 2.0
-"""Seconds in which nothing moves, after which something more is done."""
+STALL, MOST_STALLS = 2.0, 8
+"""Seconds in which nothing moves, after which something more is done; each time more of them, up to so many times."""
 LOOK_EVERY, PACE_EVERY = 0.1, 0.02
 RESTS, LONGEST_REST = 10, 2.0
 """Looking takes at most one part in so many of the time, unless that were too seldom to see that something moves."""
@@ -143,7 +143,8 @@ class Driver:
     def _idle(self) -> bool:
         """Whether everybody listens and nothing is left to do."""
         since = max([self._moved, *(fault.at for fault in self.faults.fired[-1:])])
-        return time.monotonic() - since > STALL and not self._look.pending and self.crew.listening()
+        patience = STALL * min(1 + self._pushes, MOST_STALLS)  # a push that came too early takes events from a later one
+        return time.monotonic() - since > patience and not self._look.pending and self.crew.listening()
 
     def _due(self, role: str = WORKER) -> bool:
         due = self.faults.publisher_due if role == PUBLISHER else self.faults.due

@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from tidings import dev
-from tidings.chaos.plan import BLACK_HOLE, CUT, FREEZE_BROKER, HALF_OPEN, KILL_BROKER, RESTART_BROKER, SLOW
+from tidings.chaos.plan import (
+    BLACK_HOLE,
+    CUT,
+    FREEZE_BROKER,
+    HALF_OPEN,
+    HALF_OPEN_UP,
+    KILL_BROKER,
+    REFUSED,
+    RESTART_BROKER,
+    SLOW,
+    THIN,
+    TORN,
+)
 from tidings.chaos.proxy import LOOPBACK, Proxy
 from tidings.chaos.site import Blow
-from tidings.chaos.toxics import BlackHole, Fault, HalfOpen, Latency, Reset
+from tidings.chaos.toxics import Bandwidth, BlackHole, Fault, HalfOpen, Latency, LimitData, Reset, Slicer
 from tidings.dev.server import free_port
 from tidings.errors import ConfigError
 
@@ -22,6 +35,10 @@ SERVERS: Mapping[str, type[dev.Server]] = {
 AWAY = 1.0
 """Seconds for which a server that was killed is not there, and for which all that is said comes late."""
 LATE = 0.2
+NARROW, PIECE = 8_192, 100
+"""Bytes a second of each connection, and in a piece."""
+MOST_TORN = 2_000
+"""Bytes after which a connection breaks at the latest: often in the middle of what is said."""
 
 
 class Ground:
@@ -35,10 +52,14 @@ class Ground:
             KILL_BROKER: self._kill,
             RESTART_BROKER: self._restart,
             FREEZE_BROKER: self._freeze,
-            CUT: lambda: self._for(0.05, Reset()),
-            BLACK_HOLE: lambda: self._for(lasting, BlackHole()),
-            HALF_OPEN: lambda: self._for(lasting, HalfOpen(direction="down")),
-            SLOW: lambda: self._for(AWAY, Latency(seconds=LATE, jitter=LATE / 4)),
+            CUT: lambda: self.suffer(0.05, Reset()),
+            TORN: lambda: self.suffer(AWAY, LimitData(bytes=secrets.randbelow(MOST_TORN))),
+            REFUSED: lambda: self.suffer(lasting, Reset()),
+            BLACK_HOLE: lambda: self.suffer(lasting, BlackHole()),
+            HALF_OPEN: lambda: self.suffer(lasting, HalfOpen(direction="down")),
+            HALF_OPEN_UP: lambda: self.suffer(lasting, HalfOpen(direction="up")),
+            SLOW: lambda: self.suffer(AWAY, Latency(seconds=LATE, jitter=LATE / 4)),
+            THIN: lambda: self.suffer(AWAY, Bandwidth(rate=NARROW), Slicer(size=PIECE)),
         }
 
     @property
@@ -69,7 +90,13 @@ class Ground:
         finally:
             self._server.resume()
 
-    async def _for(self, seconds: float, *faults: Fault) -> None:
+    @property
+    def accepted(self) -> int:
+        """How many connections clients have made, also those that came to nothing."""
+        return self._proxy.accepted
+
+    async def suffer(self, seconds: float, *faults: Fault) -> None:
+        """These befall all connections for so long."""
         self._proxy.set(*faults)
         try:
             await asyncio.sleep(seconds)

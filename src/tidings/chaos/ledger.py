@@ -63,6 +63,8 @@ class Report(msgspec.Struct, kw_only=True):
     """The same after a worker was frozen: nobody sees that it is dead before its lease has ended."""
     slowest: dict[str, float]
     """The longest time until a first effect, by kind of fault."""
+    waits: dict[str, list[float]]
+    """All of these times."""
     drained: float | None
     """From the last acknowledged publish until nothing was left to do; None where that was never so."""
     memory_peak: int | None
@@ -160,12 +162,12 @@ class Recovery:
             if before and before.at <= fault.at < effect.at:
                 self.waits[fault] = min(self.waits.get(fault, effect.at), effect.at - fault.at)
 
-    def slowest(self) -> dict[str, float]:
-        """The longest wait of each kind of fault, in seconds."""
-        found: dict[str, float] = {}
+    def by_kind(self) -> dict[str, list[float]]:
+        """The waits of each kind of fault, in seconds."""
+        found: dict[str, list[float]] = defaultdict(list)
         for fault, wait in self.waits.items():
-            found[fault.kind] = max(found.get(fault.kind, 0.0), round(wait, 2))
-        return dict(sorted(found.items()))
+            found[fault.kind].append(round(wait, 2))
+        return {kind: sorted(found[kind]) for kind in sorted(found)}
 
 
 class Ledger:
@@ -226,6 +228,7 @@ def judge(plan: Plan, evidence: Evidence, places: Mapping[str, Place]) -> Report
     waits = [wait for fault, wait in ledger.recovery.waits.items() if fault.kind not in harmless]
     takeovers = [wait for fault, wait in ledger.recovery.waits.items() if fault.kind == FREEZE]
     deliveries = [count for _, count in ledger.starts.items()]
+    by_kind = ledger.recovery.by_kind()
     return Report(
         seed=plan.seed,
         profile=plan.profile,
@@ -246,7 +249,8 @@ def judge(plan: Plan, evidence: Evidence, places: Mapping[str, Place]) -> Report
         first_effect_p50=_rounded(statistics.median(waits) if waits else None),
         first_effect_max=_rounded(max(waits, default=None)),
         takeover_max=_rounded(max(takeovers, default=None)),
-        slowest=ledger.recovery.slowest(),
+        slowest={kind: max(waits) for kind, waits in by_kind.items()},
+        waits=by_kind,
         drained=_rounded(evidence.drained),
         **_sizes(evidence.peaks),
         torn=evidence.journal.torn,

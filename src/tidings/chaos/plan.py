@@ -21,10 +21,13 @@ KILL_WORKER, KILL_PUBLISHER, FREEZE, STOP, ROLL = "kill_worker", "kill_publisher
 REPUBLISH = "republish"
 """A publisher publishes an event a second time under the same id."""
 KILL_BROKER, RESTART_BROKER, FREEZE_BROKER = "kill_broker", "restart_broker", "freeze_broker"
-CUT, BLACK_HOLE, HALF_OPEN, SLOW = "cut", "black_hole", "half_open", "slow"
+CUT, TORN, REFUSED, BLACK_HOLE = "cut", "torn", "refused", "black_hole"
+HALF_OPEN, HALF_OPEN_UP, SLOW, THIN = "half_open", "half_open_up", "slow", "thin"
 """Of a server that the run has started, and of the way to it: kill -9, an orderly restart, a time in which it stands
-still; all connections reset; for a time nothing gets through, or nothing in one direction, or all of it late."""
-ON_BROKER = (KILL_BROKER, RESTART_BROKER, FREEZE_BROKER, CUT, BLACK_HOLE, HALF_OPEN, SLOW)
+still; all connections reset, at once or after some bytes; for a time nobody gets through to it, or nothing gets there,
+or nothing comes back, or nothing arrives of what is sent; or all of it late, or in small pieces and slowly."""
+ON_WAY = (CUT, TORN, REFUSED, BLACK_HOLE, HALF_OPEN, HALF_OPEN_UP, SLOW, THIN)
+ON_BROKER = (KILL_BROKER, RESTART_BROKER, FREEZE_BROKER, *ON_WAY)
 AT_RANDOM = (KILL_WORKER, KILL_PUBLISHER, FREEZE, STOP, ROLL, *ON_BROKER)
 
 

@@ -48,6 +48,8 @@ class Proxy:
         """Those that are set."""
         self.fired: Counter[str] = Counter()
         """How often each kind of fault has done something: to a chunk of bytes, a connection or the listener."""
+        self.accepted = 0
+        """How many connections were made to it."""
         self._remote_is_mine = remote_is_mine
         self._clock = clock or Clock()
         self._rules: dict[Way, Rules] = {"up": rules((), "up"), "down": rules((), "down")}
@@ -135,6 +137,7 @@ class Proxy:
             self._deafen()
             self._tasks.create_task(_raise(error))
             return
+        self.accepted += 1
         task = self._tasks.create_task(self._serve(client))
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)

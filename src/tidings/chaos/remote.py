@@ -80,6 +80,7 @@ class Remote:
         "published": Place(role=PUBLISHER),
         "publishing": Place(role=PUBLISHER),
         "relayed": Place(5),
+        "acknowledging": Place(5),
         **dict.fromkeys(("handled", "lent", "settling"), Place(10)),  # batches are larger than those of the file
     }
 

@@ -37,7 +37,7 @@ class Kafka(Server):
 
     kind = "kafka"
     usual_port = 9092
-    patience = 60.0
+    patience = 120.0
     packages = {"java": "default-jre-headless", "mvn": "maven"}  # noqa: RUF012
 
     def __init__(self, folder: Path | None = None, *, port: int = 0, settings: Mapping[str, Any] | None = None) -> None:

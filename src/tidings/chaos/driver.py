@@ -143,7 +143,7 @@ class Driver:
     def _idle(self) -> bool:
         """Whether everybody listens and nothing is left to do."""
         since = max([self._moved, *(fault.at for fault in self.faults.fired[-1:])])
-        patience = STALL * min(1 + self._pushes, MOST_STALLS)  # a push that came too early takes events from a later one
+        patience = STALL * min(1 + self._pushes, MOST_STALLS)  # one too early takes what a later one needs
         return time.monotonic() - since > patience and not self._look.pending and self.crew.listening()
 
     def _due(self, role: str = WORKER) -> bool:

@@ -279,7 +279,7 @@ class _Wiring:
         name = parameter.name
         if kind is Tx:
             self._refuse(
-                not self.asynchronous, f"{name}: Tx is for async def handlers; take sqlite3.Connection instead."
+                not self.asynchronous, f"{name}: Tx is for async def handlers; take Sql instead."
             )
             self._refuse(
                 not self.store.keeps, f"{name}: Tx needs a store beside this broker; name one: --store sqlite:shop.db."

@@ -129,7 +129,7 @@ class Play:
         while quiet < QUIET and time.monotonic() - since < PATIENCE:
             await asyncio.sleep(max(LOOK, took))
             if closed != (closed := await self.closed()):
-                since = time.monotonic()
+                quiet, since = 0, time.monotonic()
                 continue
             asked = time.monotonic()
             waiting = {service: count for service, count in (await self._backlog.all()).items() if count}

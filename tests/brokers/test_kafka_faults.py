@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import time
 from collections.abc import AsyncGenerator, Iterator
 
 import pytest
@@ -15,6 +16,7 @@ from tidings.clock import Clock
 from tidings.dev import Kafka, MockKafka
 from tidings.dev.server import free_port
 from tidings.errors import BrokerError, Closed, ConfigError, InvalidEvent, PublishFailed, Unreachable
+from tidings.kafka.offsets import ANSWER
 from tidings.kafka.settings import broker_error
 
 PRODUCE, TOPIC_AUTHORIZATION_FAILED = 0, 29
@@ -150,3 +152,11 @@ async def test_what_is_still_owned_comes_again_after_a_fence(kafka_server: Kafka
 @pytest.mark.parametrize("code", [KafkaError._NOENT, KafkaError._DESTROY_BROKER, KafkaError.LEADER_NOT_AVAILABLE])
 def test_what_a_broker_says_that_begins_or_ends_is_waited_for(code: int) -> None:
     assert isinstance(broker_error(KafkaError(code), "topic order cannot be declared"), Unreachable)
+
+
+async def test_servers_that_refuse_are_not_waited_for_as_long_as_those_that_say_nothing() -> None:
+    link = KafkaLink(f"kafka://127.0.0.1:{free_port()}", Clock())
+    began = time.monotonic()
+    with pytest.raises(Unreachable, match="cannot be reached"):
+        await link.open()
+    assert time.monotonic() - began < ANSWER

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from tidings.broker import Feature, Lag, Record, Start
 from tidings.clock import Clock
 from tidings.errors import BodyTooLarge, BrokerError, Closed, ConfigError
 
 try:
-    from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+    from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
     from confluent_kafka.admin import AdminClient
 except ImportError as error:
     raise ConfigError("Kafka needs its client library: pip install 'tidings[kafka]'") from error
@@ -30,7 +31,7 @@ from tidings.kafka.notes import GROUP, Notes
 from tidings.kafka.offsets import ANSWER, RESERVED, Offsets, checked, recalled
 from tidings.kafka.publisher import Publisher, Told
 from tidings.kafka.pump import Place
-from tidings.kafka.settings import SOON, Settings, broker_error, made
+from tidings.kafka.settings import AWAY, SOON, Settings, broker_error, made
 from tidings.kafka.wire import Wire
 
 log = logging.getLogger("tidings")
@@ -42,6 +43,10 @@ USUAL_LIMIT = 1_048_588
 VIEW = "tidings-view"
 LOOK = 1.0
 """Seconds between two looks for notes."""
+GLANCE = 0.5
+REFUSED = 2.0
+"""Seconds in which servers that refuse are tried again: each may have another address, or be just coming."""
+HEARD = 16
 
 T = TypeVar("T")
 
@@ -74,20 +79,35 @@ class KafkaLink:
         if self._publisher is not None:
             return
         self._threads = ThreadPoolExecutor(4, "tidings-kafka")
-        self._said: list[Any] = []
-        heard = {"error_cb": self._said.append}
-        admin = made(AdminClient, self._settings.client() | heard)
-        self._offsets = Offsets(admin, self._consumer)
+        said: deque[KafkaError] = deque(maxlen=HEARD)
+        admin = made(AdminClient, self._settings.client() | {"error_cb": said.append})
         try:
-            await self._ask(lambda: admin.list_topics(timeout=ANSWER), "Kafka cannot be reached")
-        except BrokerError as error:
-            await self._ask(lambda: admin.poll(0), "Kafka cannot be reached")
-            raise broker_error(self._said[0], "Kafka cannot be reached") if self._said else error from error
+            await self._reach(admin, said)
+        except BaseException:
+            self._threads.shutdown(wait=False)
+            raise
+        self._offsets = Offsets(admin, self._consumer)
         self.limit = USUAL_LIMIT - RESERVED
         patience = 2 * float(self._settings.producer()["message.timeout.ms"]) / 1000
         self._notes = Notes(self._consumer(self.prefix + GROUP))
         self._looker = asyncio.create_task(self._look(), name="tidings-kafka-notes")
         self._publisher = Publisher(lambda: made(Producer, self._settings.producer()), self._describe, patience)
+
+    async def _reach(self, admin: AdminClient, said: Collection[KafkaError]) -> None:
+        """Wait for an answer; `said` is what the client tells meanwhile, which it does when it is polled."""
+        about = "Kafka cannot be reached"
+        began = self.clock.monotonic()
+        while True:
+            try:
+                await self._ask(lambda: admin.list_topics(timeout=GLANCE), about)
+            except BrokerError as error:
+                await self._ask(lambda: admin.poll(0), about)
+                wrong = [each for each in said if each.code() not in AWAY]
+                waited = self.clock.monotonic() - began
+                if wrong or waited > (REFUSED if said else ANSWER):
+                    raise broker_error([*wrong, *said][0], about) if said else error from error
+            else:
+                return
 
     async def close(self) -> None:
         """See Link.close."""

@@ -1,6 +1,7 @@
 """Who may come in: a connection that works, and one that is refused with a sentence that shows no secret."""
 
 import asyncio
+from secrets import token_hex
 
 import pytest
 
@@ -14,17 +15,19 @@ CODED = "s3cr3t%25"
 
 
 async def works(link: Link) -> None:
-    """What is published comes."""
+    """What is published comes to a group, and to a view."""
     await link.open()
     try:
-        line = await link.join(["order"], "shop.reserve")
-        await _publish(link)
-        got: list[Delivery] = []
-        async with asyncio.timeout(30):
-            while len(got) < 3:
-                got += await line.fetch(3, 1.0)
-        await line.done(got)
-        assert {each.record.id for each in got} == {"id0", "id1", "id2"}
+        for group in ("shop.reserve", None):
+            line = await link.join(["order"], group)
+            await _publish(link)
+            got: list[Delivery] = []
+            async with asyncio.timeout(30):
+                while len(got) < 3:
+                    got += await line.fetch(3, 1.0)
+            await line.done(got)
+            await line.close()
+            assert {each.record.key for each in got} == {"k0", "k1", "k2"}
     finally:
         await link.close()
 
@@ -48,4 +51,4 @@ async def _enter(link: Link) -> None:
 
 async def _publish(link: Link) -> None:
     await link.declare("order", ["shop.reserve"])
-    await link.publish([Record("order", b"body", f"k{n}", "order.created", f"id{n}", 1e9) for n in range(3)])
+    await link.publish([Record("order", b"body", f"k{n}", "order.created", token_hex(8), 1e9) for n in range(3)])

@@ -18,6 +18,7 @@ from tidings.errors import BrokerError, Unreachable
 
 DEADLINE = 10.0
 """Seconds for an answer of the broker."""
+NO_RIGHTS = 403
 STANDSTILL = 30.0
 """Seconds without any confirmation until what is being published is taken for lost."""
 
@@ -30,7 +31,8 @@ class Refused(BrokerError):
     """The broker refused what was asked, with its code, and closed the channel."""
 
     def __init__(self, code: int, text: str) -> None:
-        super().__init__(f"RabbitMQ refuses this: {text} ({code})")
+        remedy = "; grant it with rabbitmqctl set_permissions" if code == NO_RIGHTS else ""
+        super().__init__(f"RabbitMQ refuses this: {text} ({code}){remedy}")
         self.code = code
 
 

@@ -10,7 +10,7 @@ import ssl
 import pika.exceptions
 
 from tidings.amqp.address import HANDSHAKE, Address
-from tidings.amqp.channel import Lost
+from tidings.amqp.channel import NO_RIGHTS, Lost
 from tidings.amqp.wire import Wire
 from tidings.clock import Clock
 from tidings.errors import BrokerError
@@ -22,7 +22,7 @@ PAUSE = 1.0
 FAREWELL = 2.0
 OLDEST = (3, 8)
 """The first version of RabbitMQ with quorum queues."""
-NO_RIGHTS, NO_VHOST = 403, 530
+NO_VHOST = 530
 
 
 class Connection(Redialed[Host, Wire]):
@@ -124,4 +124,5 @@ def refusal(place: str, error: BaseException, address: Address) -> BrokerError:
         return BrokerError(f"{place} does not speak AMQP 0-9-1 without TLS: amqps:// for TLS, or another port")
     if isinstance(error, TimeoutError):
         return Lost(f"{place} does not answer within {HANDSHAKE:g} seconds")
-    return Lost(f"{place} cannot be reached: {_told(error)}")
+    hint = "; where it wants TLS, write amqps://" if isinstance(error, ConnectionResetError) and not address.tls else ""
+    return Lost(f"{place} cannot be reached: {_told(error)}{hint}")

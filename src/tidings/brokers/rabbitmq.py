@@ -138,7 +138,7 @@ class RabbitLink:
 
     async def _make_queues(self, channel: Channel, place: Place) -> None:
         version = server_version(channel.wire)
-        mark = {"alternate-exchange": f"{place.parts} parts"}
+        mark = {"alternate-exchange": f"{place.name}:{place.parts} parts"}
         await channel.ask("exchange_declare", exchange=place.mark, exchange_type="fanout", durable=True, arguments=mark)
         for part in range(place.parts):
             settings = naming.queue_settings(version)

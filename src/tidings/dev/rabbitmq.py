@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +24,24 @@ class RabbitMQ(Server):
     The queue itself is there only about a second after it was declared (seen with 3.10): a kill before that forgets it
     with all that it has confirmed, and it comes back empty and without a leader.
 
-    `settings` are those of rabbitmq.conf: `{"disk_free_limit.absolute": "1GB"}`.
+    `settings` are those of rabbitmq.conf: `{"disk_free_limit.absolute": "1GB"}`; `plugins` are those that it enables.
     """
 
     kind = "rabbitmq"
     usual_port = 5672
-    patience = 60.0
+    patience = 120.0
     packages = {"epmd": "erlang-base", "rabbitmqctl": "rabbitmq-server"}  # noqa: RUF012
 
-    def __init__(self, folder: Path | None = None, *, port: int = 0, settings: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path | None = None,
+        *,
+        port: int = 0,
+        settings: Mapping[str, Any] | None = None,
+        plugins: Sequence[str] = (),
+    ) -> None:
         super().__init__(folder, port=port, settings=settings)
+        self._plugins = plugins
         self._epmd, self._distribution = free_port(), free_port()
 
     @classmethod
@@ -58,7 +66,7 @@ class RabbitMQ(Server):
         }
         lines = [f"{name} = {value}" for name, value in (ours | self.settings).items()]
         (self.folder / "rabbitmq.conf").write_text("\n".join(lines) + "\n")
-        (self.folder / "enabled_plugins").write_text("[].\n")
+        (self.folder / "enabled_plugins").write_text(f"[{','.join(self._plugins)}].\n")
 
     def _command(self) -> list[str]:
         return ["/bin/sh", "-c", START]

@@ -76,11 +76,14 @@ class Dialer:
         words = ["HELLO", "2"]
         if address.password is not None:
             words += ["AUTH", address.user or "default", address.password]
-        greeting, selected, *_ = await wire.ask_all(
-            [*words, "SETNAME", "tidings"],
-            ("SELECT", address.database),
-            *(("SCRIPT", "LOAD", script.source) for script in ALL),
-        )
+        scripts = (("SCRIPT", "LOAD", script.source) for script in ALL)
+        try:
+            greeting, selected, *_ = await wire.ask_all(
+                [*words, "SETNAME", "tidings"], ("SELECT", address.database), *scripts
+            )
+        except Lost as error:
+            how = "asks for a certificate, see ?cert= and ?key=" if address.tls else "wants TLS, write rediss://"
+            raise Lost(f"Redis at {address.place} ends the connection ({wire.trouble}); where it {how}") from error
         told = pairs(self._accepted(greeting))
         version = tuple(int(number) for number in re.findall(r"\d+", told.get("version", ""))[:2])
         if version < OLDEST:

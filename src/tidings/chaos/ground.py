@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Generator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -95,13 +95,19 @@ class Ground:
         """How many connections clients have made, also those that came to nothing."""
         return self._proxy.accepted
 
-    async def suffer(self, seconds: float, *faults: Fault) -> None:
-        """These befall all connections for so long."""
+    @contextlib.contextmanager
+    def broken(self, *faults: Fault) -> Generator[None]:
+        """These befall all connections while the block lasts."""
         self._proxy.set(*faults)
         try:
-            await asyncio.sleep(seconds)
+            yield
         finally:
             self._proxy.heal()
+
+    async def suffer(self, seconds: float, *faults: Fault) -> None:
+        """The same for so long."""
+        with self.broken(*faults):
+            await asyncio.sleep(seconds)
 
 
 @contextlib.asynccontextmanager

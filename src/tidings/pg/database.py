@@ -340,16 +340,18 @@ def named_place(options: Mapping[str, Any]) -> str:
 
 def refused(error: psycopg.Error, name: str) -> StorageError:
     """Why it was not possible to connect, and what to do."""
-    pgconn = error.pgconn
-    if pgconn is not None and getattr(pgconn, "needs_password", False):
+    pgconn, words = error.pgconn, _words(error)
+    tls = any(said in words for said in OTHER_TLS)
+    if tls:
+        remedy = "See sslmode, sslrootcert (who is believed), sslcert and sslkey (who we are)."
+    elif pgconn is not None and getattr(pgconn, "needs_password", False):
         remedy = "It wants a password: write postgresql://user:password@..., or set PGPASSWORD or ~/.pgpass."
     elif pgconn is not None and getattr(pgconn, "used_password", False):
         remedy = "Check user, password and database, and pg_hba.conf on the server."
     else:
         remedy = "Is the server up, can it be reached from here, do user, database and sslmode fit?"
-    words = _words(error)
     answered = "FATAL" in words and not any(said in words for said in BEGINNING_OR_ENDING)
-    kind = StorageError if answered or any(said in words for said in OTHER_TLS) else Away
+    kind = StorageError if answered or tls else Away
     return kind(f"{name} cannot be connected to: {words}. {remedy}")
 
 

@@ -1,5 +1,6 @@
 """A house that can be moved: a file with events, groups that have done some of them, retries and delays."""
 
+import asyncio
 import contextlib
 import os
 import sqlite3
@@ -10,7 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.cli.terminal import Result, finish
+from tests.cli.terminal import Result
 from tidings.broker import Record
 from tidings.clock import Clock
 from tidings.config import load
@@ -19,6 +20,7 @@ from tidings.connect import Connection, connect
 TOPICS = ["order", "stock"]
 GROUPS = {"shop.ship": TOPICS, "shop.count": ["order"], "shop.new": ["order"]}
 TRIED = "order-13"
+PATIENCE = 40.0
 AT = float(int(time.time()) - 3600)
 """When the first event was published: of late, or it would be removed."""
 
@@ -78,17 +80,14 @@ async def furnish(path: Path, count: int = 60) -> dict[str, list[str]]:
     return {"shop.ship": [], "shop.count": [id for id in orders if id not in done], "shop.new": orders}
 
 
-async def heard(connection: Connection, group: str, *, wait: float = 1.0) -> Heard:
-    """All that a group has to do, done."""
+async def heard(connection: Connection, group: str, count: int) -> Heard:
+    """What a group has to do, which are so many events, and whatever comes right after them, done."""
     member = await connection.broker.subscribe(GROUPS[group], group)
     found = Heard([], {})
-    quiet = 0
-    while quiet < 2:
-        lent = await member.fetch(200, wait)
-        quiet = 0 if lent else quiet + 1
-        found.ids.extend(each.record.id for each in lent)
-        found.attempts.update({each.record.id: each.attempt for each in lent})
-        if lent:
+    async with asyncio.timeout(PATIENCE):
+        while lent := await member.fetch(200, PATIENCE if len(found.ids) < count else 0.3):
+            found.ids.extend(each.record.id for each in lent)
+            found.attempts.update({each.record.id: each.attempt for each in lent})
             await member.ack(lent)
     await member.close()
     return found
@@ -108,7 +107,8 @@ def migrate(path: Path, url: str, *more: str, failpoint: str = "") -> Result:
     """The command in a process of its own, which dies at a failpoint."""
     command = [sys.executable, "-m", "tidings", "migrate", f"sqlite:{path}", url, *more]
     environment = {**os.environ, **({"TIDINGS_FAILPOINT": failpoint} if failpoint else {})}
-    return finish(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=3 * PATIENCE, check=False)
+    return Result(done.returncode, done.stdout, done.stderr)
 
 
 def rows(path: Path, sql: str) -> list[tuple[object, ...]]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psycopg
 import pytest
 
@@ -24,6 +25,7 @@ from tidings.moving.migration import Migration
 from tidings.moving.source import Source
 from tidings.moving.tally import difference
 from tidings.moving.target import target
+from tidings.store import Table
 
 NUMBERS = itertools.count(1)
 FREE, FENCED, MOVED = "", "is moving to", "has moved to"
@@ -31,10 +33,10 @@ DEATHS = [
     ("begun", FREE),
     ("beginning", FREE),
     ("copied", FREE),
+    ("beginning", FREE),
     ("drained", FREE),
     ("fenced", FENCED),
     ("compared", FENCED),
-    ("beginning", FENCED),
     ("settling", FENCED),
     ("settled", MOVED),
 ]
@@ -80,7 +82,7 @@ async def moved_in(url: str, path: Path, left: dict[str, list[str]], count: int 
                 found |= {each.record.id: each.record for each in await view.fetch(500, 1.0)}
         assert [difference(found[each.id], each) for each in records(count)] == [""] * (2 * count)
         for group, ids in left.items():
-            got = await heard(there, group)
+            got = await heard(there, group, len(ids))
             assert in_order(got.ids, ids), group
             assert got.attempts == {id: 2 if (group, id) == ("shop.count", TRIED) else 1 for id in ids}
 
@@ -107,6 +109,7 @@ async def published(path: Path, number: int) -> str:
     return ""
 
 
+@pytest.mark.timeout(180)
 async def test_killed_at_every_point_it_goes_on(path: Path, valkey: str) -> None:
     left = await furnish(path)
     more = itertools.count(60)
@@ -125,6 +128,33 @@ async def test_killed_at_every_point_it_goes_on(path: Path, valkey: str) -> None
     await moved_in(valkey, path, left)
 
 
+class Stock(msgspec.Struct):
+    pieces: int
+
+
+STOCK = Table("stock", Stock)
+
+
+async def test_a_database_gets_the_rows_of_tables_too_also_when_killed_between_both_commits(
+    path: Path, postgres: str
+) -> None:
+    left = await furnish(path)
+    async with at(f"sqlite:{path}?durable=no") as house:
+        tx, unit = house.store.begin(), house.store.unit()
+        tx.put(STOCK, "sk\0u", Stock(7))
+        assert house.store.finish(tx)
+        unit.join([tx])
+        unit.add(lambda connection: connection.execute("CREATE TABLE mine (id TEXT)"))
+        await unit.commit()
+    killed = await asyncio.to_thread(migrate, path, postgres, failpoint="carried_over:1=kill")
+    assert killed.code == -signal.SIGKILL
+    result = await asyncio.to_thread(migrate, path, postgres, "--json")
+    assert (result.code, result.json["left"]) == (0, ["mine"])
+    async with at(postgres) as there:
+        assert await there.store.begin().get(STOCK, "sk\0u") == Stock(7)
+    await moved_in(postgres, path, left)
+
+
 async def test_rolled_back_the_app_goes_on_at_the_file_and_may_move_later(path: Path, valkey: str) -> None:
     left = await furnish(path)
     await asyncio.to_thread(migrate, path, valkey, failpoint="compared:1=kill")
@@ -135,7 +165,7 @@ async def test_rolled_back_the_app_goes_on_at_the_file_and_may_move_later(path: 
     assert not [name for (name,) in rows(path, "SELECT name FROM sqlite_master") if "move" in str(name)]
     async with at(f"sqlite:{path}?durable=no") as house:
         for group, ids in left.items():
-            assert in_order((await heard(house, group, wait=0.1)).ids, [*ids, "order-60"]), group
+            assert in_order((await heard(house, group, len(ids) + 1)).ids, [*ids, "order-60"]), group
         await house.broker.publish([record(61)])
     assert (await asyncio.to_thread(migrate, path, valkey)).code == 0
     await moved_in(valkey, path, {group: ["order-61"] for group in GROUPS})
@@ -148,7 +178,7 @@ async def test_a_group_that_goes_back_while_it_moves_does_it_again_there(path: P
         await house.broker.seek("order", "shop.ship", AT + 50)
     assert (await asyncio.to_thread(migrate, path, valkey)).code == 0
     async with at(valkey, f"sqlite:{path}") as there:
-        assert in_order((await heard(there, "shop.ship")).ids, [f"order-{number}" for number in range(50, 60)])
+        assert in_order((await heard(there, "shop.ship", 10)).ids, [f"order-{number}" for number in range(50, 60)])
 
 
 async def test_what_was_altered_or_comes_in_another_order_does_not_move(path: Path, valkey: str) -> None:

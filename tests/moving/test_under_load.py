@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
+
 from tests.moving.house import migrate, rows
 from tests.moving.shop import KEYS
 from tidings.dev import Valkey
@@ -74,6 +76,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.timeout(180)
 async def test_nothing_is_lost_doubled_or_out_of_order(tmp_path: Path, valkey_server: Valkey) -> None:
     path, url = tmp_path / "tidings.db", f"{valkey_server.url}?prefix=load"
     here, store = f"sqlite:{path}", f"sqlite:{path}"

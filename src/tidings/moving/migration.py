@@ -79,6 +79,7 @@ class Migration:
             await self._look()
             await self._copy()
             await self._arrived()
+            await self._prepare()
             drained = await self._source.drain(grace)
             failpoint.hit("drained")
             await self._copy()
@@ -116,7 +117,8 @@ class Migration:
             )
         for feed in self._source.feeds():
             if feed.begun is not None and feed.begun >= 0 and not feed.ready:
-                await self._enter(feed, Start.LATEST, feed.begun)
+                await self._enter(feed, Start.LATEST)
+                await self._source.has_begun(feed, feed.begun)
 
     async def _declare(self) -> None:
         """Every topic exists at the target, and is looked at."""
@@ -176,24 +178,39 @@ class Migration:
                 self._settled_to[feed.id] = upto
         return sorted(found, key=lambda each: each[1])
 
+    async def _prepare(self) -> None:
+        """What groups have done so far is made known at the target now: so much less is left for the pause."""
+        for feed in self._source.feeds():
+            if feed.begun is None:
+                await self._begin_here(feed)
+            elif feed.ready:
+                first = self._source.first_open(feed, feed.begun, self._cursor)
+                await self._target.prepare(feed, self._cursor if first is None else first - 1)
+
+    async def _begin_here(self, feed: Feed) -> None:
+        """The group begins at the target, with what it has not settled yet of all that is there."""
+        first = self._source.first_open(feed, self._settled_to.get(feed.id, 0), self._cursor)
+        await self._begin(feed, self._cursor if first is None else first - 1)
+
     async def _begin(self, feed: Feed, behind: int) -> None:
         """The group hears at the target what comes behind this position: exactly that, if it is not there yet."""
         if self._tally.newest.get(feed.topic, 0) > behind:
             await self._begin_anew(feed)
             return
-        await self._source.begin(feed, behind, ready=False)
+        await self._source.begins(feed, behind)
         failpoint.hit("beginning")
-        await self._enter(feed, Start.LATEST, behind)
+        await self._enter(feed, Start.LATEST)
+        await self._source.has_begun(feed, behind)
 
     async def _begin_anew(self, feed: Feed) -> None:
         """The group hears everything at the target, of which will be known there what it has done."""
-        await self._enter(feed, Start.EARLIEST, 0)
+        await self._enter(feed, Start.EARLIEST)
+        await self._source.begins_anew(feed)
 
-    async def _enter(self, feed: Feed, start: Start, behind: int) -> None:
-        """The group begins there; also one that somebody has made there before."""
+    async def _enter(self, feed: Feed, start: Start) -> None:
+        """The group is at this end of the topic; also one that somebody has made there before."""
         await self._broker.declare(feed.topic, [feed.group], start)
         await self._broker.seek(feed.topic, feed.group, start)
-        await self._source.begin(feed, behind, ready=True)
 
     # -- comparing and handing over
 
@@ -217,7 +234,7 @@ class Migration:
         failpoint.hit("compared")
         for feed in self._source.feeds():
             if feed.begun is None:
-                await self._begin(feed, self._cursor)
+                await self._begin_here(feed)
             elif feed.begun < 0:
                 await self._begin_anew(feed)
         feeds, delayed = self._source.feeds(), self._source.delayed()

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TypeVar
 
+from tidings import failpoint
 from tidings.broker import Record
 from tidings.brokers.postgres import FEED_OF, FORGET
 from tidings.connect import Connection
@@ -34,12 +35,16 @@ class DatabaseTarget:
         self.left = source.user_tables
         self._source = source
 
+    async def prepare(self, feed: Feed, upto: int) -> None:
+        """See Target: this one learns all of it when it settles."""
+
     async def settle(self, feeds: Sequence[Feed], delayed: Sequence[Record], told: str) -> None:
         """See Target. A commit there, which may be repeated, then the one in the file that makes it final."""
         unit = self.connection.store.unit()
         await self.connection.broker.publish(delayed, tx=unit)
         unit.add(lambda connection: self._carry(connection, feeds))
         await unit.commit()
+        failpoint.hit("carried_over")
         await self._source.run(lambda connection: fence.finish(connection, told))
 
     def _carry(self, connection: Database, feeds: Sequence[Feed]) -> None:

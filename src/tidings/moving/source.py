@@ -37,17 +37,21 @@ FEEDS = """SELECT f.id, g.name, t.name, f.topic, m.pos, coalesce(m.ready, 0)
 JOINED = """FROM tidings_log l {index} JOIN tidings_position p ON p.feed = :feed AND p.part = l.part
     LEFT JOIN tidings_ack a ON a.feed = :feed AND a.pos = l.pos WHERE l.topic = :topic AND l.pos > :low"""
 FIRST_OPEN = f"SELECT min(l.pos) {JOINED.format(index='NOT INDEXED')} AND l.pos <= :upto AND {UNSETTLED}"
-DONE = f"SELECT l.id {JOINED.format(index='')} AND NOT {UNSETTLED}"
+DONE = f"SELECT l.id {JOINED.format(index='')} AND l.pos <= :upto AND NOT {UNSETTLED}"
 TRIED = """SELECT l.id, a.state, a.tries, a.due FROM tidings_ack a JOIN tidings_log l ON l.pos = a.pos
     WHERE a.feed = ? AND a.state != 0 AND (a.tries > 0 OR a.due > 0)"""
 HAS_ROWS = "SELECT count(*) FROM sqlite_master WHERE name = 'tidings_row'"
 SPAN = "SELECT count(*), coalesce(max(pos), 0) FROM tidings_log"
 COUNTS = """SELECT t.name, count(l.pos) FROM tidings_topic t LEFT JOIN tidings_log l INDEXED BY tidings_log_topic
     ON l.topic = t.id GROUP BY t.id ORDER BY t.name"""
+NEWEST = (1 << 63) - 1
 LOOK = 0.02
 LEASE = 60.0
 """Seconds between two looks whether workers have finished; for how long they are asked to, at most."""
-BEGUN = "INSERT OR REPLACE INTO tidings_move_feed (feed, pos, ready) VALUES (?, ?, ?)"
+KNOWN = "UPDATE tidings_move_feed SET pos = ? WHERE feed = ? AND pos = ?"
+BEGINS = "INSERT OR IGNORE INTO tidings_move_feed (feed, pos, ready) VALUES (?, ?, 0)"
+READY = "UPDATE tidings_move_feed SET ready = 1 WHERE feed = ? AND pos = ?"
+FROM_THE_START = "INSERT OR REPLACE INTO tidings_move_feed (feed, pos, ready) VALUES (?, 0, 1)"
 
 
 class Row(NamedTuple):
@@ -60,7 +64,8 @@ class Row(NamedTuple):
 class Feed(NamedTuple):
     """A group on a topic. `begun` is the position behind which it begins at the target, -1 where it went back since.
 
-    `ready` says that it has begun there: only then is anything behind that position published.
+    `ready` says that it has begun there: only then is anything behind that position published. From then on the
+    position may move on to where everything that the group has done is known at the target.
     """
 
     id: int
@@ -173,9 +178,9 @@ class Source:
         first: int | None = self.read(FIRST_OPEN, values)[0][0]
         return first
 
-    def done(self, connection: Connection, feed: Feed) -> Iterator[str]:
-        """The ids that the group has settled of those that it is to hear at the target."""
-        values = {"feed": feed.id, "topic": feed.topic_id, "low": feed.begun or 0}
+    def done(self, connection: Connection, feed: Feed, upto: int = NEWEST) -> Iterator[str]:
+        """The ids that the group has settled behind where it begins at the target, up to a position."""
+        values = {"feed": feed.id, "topic": feed.topic_id, "low": feed.begun or 0, "upto": upto}
         for (id,) in connection.execute(DONE, values):
             yield id
 
@@ -191,9 +196,22 @@ class Source:
             for table, key, value, stamp in self.reader.execute("SELECT tbl, key, value, stamp FROM tidings_row"):
                 yield table, key.encode(), value, stamp
 
-    async def begin(self, feed: Feed, pos: int, *, ready: bool) -> None:
-        """Remember where a group begins at the target: before it does, and when it has."""
-        await self.run(lambda connection: connection.execute(BEGUN, (feed.id, pos, ready)))
+    async def begins(self, feed: Feed, pos: int) -> None:
+        """Remember behind which position the group is to begin at the target; unless it went back meanwhile."""
+        await self.run(lambda connection: connection.execute(BEGINS, (feed.id, pos)))
+
+    async def has_begun(self, feed: Feed, pos: int) -> None:
+        """Remember that it has begun there."""
+        await self.run(lambda connection: connection.execute(READY, (feed.id, pos)))
+
+    async def begins_anew(self, feed: Feed) -> None:
+        """Remember that it has begun at the start of the topic."""
+        await self.run(lambda connection: connection.execute(FROM_THE_START, (feed.id,)))
+
+    @staticmethod
+    def known(connection: Connection, feed: Feed, upto: int) -> None:
+        """In a transaction: what the group has done up to here is known there; unless it went back meanwhile."""
+        connection.execute(KNOWN, (upto, feed.id, feed.begun))
 
     # -- the move
 

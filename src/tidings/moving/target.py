@@ -7,6 +7,7 @@ file itself, or to the rows of the database.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -15,10 +16,13 @@ from tidings.config import load
 from tidings.connect import POSTGRES, Connection, connect
 from tidings.embedded import fence
 from tidings.errors import ConfigError
-from tidings.moving.source import Feed, Source
+from tidings.moving.source import NEWEST, Feed, Source
 
 INBOX = """INSERT INTO tidings_inbox (grp, topic, id, done, tries, due, owner, at) VALUES (?, ?, ?, ?, ?, ?, '', ?)
     ON CONFLICT (grp, topic, id) DO UPDATE SET done = excluded.done, tries = excluded.tries, due = excluded.due"""
+
+STEP = 2000
+"""Positions of which the inbox learns in one commit."""
 
 
 class Target(Protocol):
@@ -29,6 +33,10 @@ class Target(Protocol):
     """What the app is to be started with from then on."""
     left: list[str]
     """The user's own tables that stay behind in the file, where the app has no connection to it any more."""
+
+    async def prepare(self, feed: Feed, upto: int) -> None:
+        """Learn what the group has done up to a position up to which it has done everything, while the app goes on."""
+        ...
 
     async def settle(self, feeds: Sequence[Feed], delayed: Sequence[Record], told: str) -> None:
         """Take over what the groups have done and what is delayed; then the move is final, which workers are told."""
@@ -71,6 +79,17 @@ class ServerTarget:
         self.left: list[str] = []
         self._source = source
 
+    async def prepare(self, feed: Feed, upto: int) -> None:
+        """See Target. In commits that are so small that nobody has to wait for them."""
+        for low in range(feed.begun or 0, upto, STEP):
+            unit = self.connection.store.unit()
+            unit.add(partial(self._learn, feed=feed._replace(begun=low), upto=min(low + STEP, upto)))
+            await unit.commit()
+
+    def _learn(self, connection: Any, feed: Feed, upto: int) -> None:
+        self._know(connection, feed, upto)
+        self._source.known(connection, feed, upto)
+
     async def settle(self, feeds: Sequence[Feed], delayed: Sequence[Record], told: str) -> None:
         """See Target. One commit."""
         unit = self.connection.store.unit()
@@ -82,8 +101,12 @@ class ServerTarget:
     def _carry(self, connection: Any, feeds: Sequence[Feed]) -> None:
         now = self._source.clock.now()
         for feed in feeds:
-            place = (feed.group, feed.topic)
-            done = ((*place, id, 1, 0, 0.0, now) for id in self._source.done(connection, feed))
-            connection.executemany(INBOX, done)
-            tried = ((*place, id, 0, tries, due, now) for id, _, tries, due in self._source.tried(connection, feed))
-            connection.executemany(INBOX, tried)
+            self._know(connection, feed, NEWEST)
+            tried = self._source.tried(connection, feed)
+            rows = ((feed.group, feed.topic, id, 0, tries, due, now) for id, _, tries, due in tried)
+            connection.executemany(INBOX, rows)
+
+    def _know(self, connection: Any, feed: Feed, upto: int) -> None:
+        now = self._source.clock.now()
+        done = self._source.done(connection, feed, upto)
+        connection.executemany(INBOX, ((feed.group, feed.topic, id, 1, 0, 0.0, now) for id in done))

@@ -4,12 +4,17 @@ Each title remembers the latest titles that its buyers also have; each customer,
 both comes what to show beside an order. All of it is bounded, however many orders there are.
 """
 
+import asyncio
 import time
 from collections import Counter
+from collections.abc import Iterable
+from typing import TypeVar
 
 from msgspec import Struct
 
-from tidings import App, Event, Tx
+from tidings import App, Event, Table, Tx
+
+V = TypeVar("V")
 
 app = App("recommendations")
 
@@ -41,29 +46,45 @@ advice = app.table("advice", Advice)
 
 @app.on(OrderPlaced)
 async def recommend(orders: list[OrderPlaced], tx: Tx) -> None:
-    """Learn from each order, and find what to show beside it. A title that many of them hold is written once."""
-    learned: dict[str, list[str]] = {}
-    for order in orders:
-        titles = await shelf(order, tx)
+    """Learn from each order, and find what to show beside it. A row that many of them need is read and written once."""
+    shelves = await rows(tx, owned, (order.customer for order in orders if order.customer))
+    before = await rows(tx, advice, (order.order_id for order in orders))
+    bought = [(order, shelve(order, shelves)) for order in orders]
+    learned = await rows(tx, company, (title for order, titles in bought for title in titles[-len(order.items) :]))
+    for order, titles in bought:
         beside: Counter[str] = Counter()
         for title in titles[-len(order.items) :]:
-            others: list[str] = learned[title] if title in learned else await tx.get(company, title, default=[])
+            others = learned.get(title, [])
             beside.update(others)
             learned[title] = [*others, *(other for other in titles if other != title)][-COMPANY:]
         for title in titles:
             beside.pop(title, None)
         best = sorted(beside, key=beside.__getitem__, reverse=True)[:SHOWN]
-        before = await tx.get(advice, order.order_id)
-        tx.put(advice, order.order_id, Advice(best, before.times + 1 if before else 1, time.time()))
-    for title, others in learned.items():
-        tx.put(company, title, others)
+        last = before.get(order.order_id)
+        before[order.order_id] = Advice(best, last.times + 1 if last else 1, time.time())
+    put(tx, owned, shelves)
+    put(tx, company, learned)
+    put(tx, advice, before)
 
 
-async def shelf(order: OrderPlaced, tx: Tx) -> list[str]:
+def shelve(order: OrderPlaced, shelves: dict[str, list[str]]) -> list[str]:
     """The latest titles of the customer, those of this order last."""
     new = list(order.items)[-OWNED:]
-    earlier = (await tx.get(owned, order.customer) or []) if order.customer else []
-    titles = [*(title for title in earlier if title not in order.items), *new][-OWNED:]
+    titles = [*(title for title in shelves.get(order.customer, []) if title not in order.items), *new][-OWNED:]
     if order.customer:
-        tx.put(owned, order.customer, titles)
+        shelves[order.customer] = titles
     return titles
+
+
+async def rows(tx: Tx, table: Table[V], keys: Iterable[str]) -> dict[str, V]:
+    """The rows that are there, asked for all at once: where the store is a server, each question is a journey."""
+    wanted = list(dict.fromkeys(keys))
+    asked = [tx.get(table, key) for key in wanted]
+    found = await asyncio.gather(*asked)
+    return {key: row for key, row in zip(wanted, found, strict=True) if row is not None}
+
+
+def put(tx: Tx, table: Table[V], changed: dict[str, V]) -> None:
+    """Write these rows."""
+    for key, row in changed.items():
+        tx.put(table, key, row)

@@ -8,13 +8,11 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any
 
 from msgspec import Struct
 
 from tidings import App, Event, Table, Tx
-
-V = TypeVar("V")
 
 app = App("recommendations")
 
@@ -76,15 +74,14 @@ def shelve(order: OrderPlaced, shelves: dict[str, list[str]]) -> list[str]:
     return titles
 
 
-async def rows(tx: Tx, table: Table[V], keys: Iterable[str]) -> dict[str, V]:
+async def rows(tx: Tx, table: Table[Any], keys: Iterable[str]) -> dict[str, Any]:
     """The rows that are there, asked for all at once: where the store is a server, each question is a journey."""
     wanted = list(dict.fromkeys(keys))
-    asked = [tx.get(table, key) for key in wanted]
-    found = await asyncio.gather(*asked)
+    found = await asyncio.gather(*(tx.get(table, key) for key in wanted))
     return {key: row for key, row in zip(wanted, found, strict=True) if row is not None}
 
 
-def put(tx: Tx, table: Table[V], changed: dict[str, V]) -> None:
+def put(tx: Tx, table: Table[Any], changed: dict[str, Any]) -> None:
     """Write these rows."""
     for key, row in changed.items():
         tx.put(table, key, row)

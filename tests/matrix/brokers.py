@@ -30,6 +30,8 @@ from tidings.chaos.toxics import Reset
 
 AWAY = 8
 """Seconds for which nobody gets through to the server when all start."""
+PATIENCE = 240.0
+"""Seconds in which nothing moves, after which a run is broken off: a server that begins on a busy machine takes long."""
 PROCESSES, SERVER, START = "processes", "server", "start"
 COMMITTED = {"postgres": {"committed": 2, "committing": 1}}
 """Where broker and store settle in one commit, the other servers' places between the two do not exist."""
@@ -95,7 +97,7 @@ key that it held up. All servers and processes share the machine below with othe
 
 def plans(server: str, events: int, seed: int) -> dict[str, Plan]:
     """The runs."""
-    usual = Plan(events=events, keys=32, seed=seed, faults={})
+    usual = Plan(events=events, keys=32, seed=seed, faults={}, patience=PATIENCE)
     deaths = {"in_handler": 1, plan.KILL_WORKER: 1, "lent": 1, "settling": 1, "publishing": 1, "published": 1}
     deaths |= {plan.KILL_PUBLISHER: 1, "draining": 1} | COMMITTED.get(server, SETTLED)
     others = {plan.STOP: 1, plan.ROLL: 1, plan.FREEZE: 1, plan.REPUBLISH: events // 10}

@@ -88,21 +88,24 @@ def connect(config: Config, clock: Clock) -> Connection:
     return _embedded(config, clock, ":memory:" if scheme == "memory" else path)
 
 
-def surveyor(config: Config, clock: Clock) -> Surveyor | None:
-    """What looks at the server of the broker, not yet open; None where that is no server. Raises ConfigError."""
+def surveyor(config: Config, clock: Clock, monitor: str | None = None) -> Surveyor | None:
+    """What looks at the server of the broker, not yet open; None where that is no server. Raises ConfigError.
+
+    `monitor` is the URL where the server tells its operators more than its clients, where it has one.
+    """
     scheme = _split(config.broker)[0]
     if scheme in POSTGRES:
         database = _server(config.broker, config, clock)[1]
         from tidings.pg.survey import Surveyor
 
-        return Surveyor(database)
+        return Surveyor(database, monitor)
     if scheme in EMBEDDED:
         return None
     if scheme not in LINKS:
         raise _unknown(config.broker, scheme)
     importlib.import_module(f"tidings.brokers.{LINKS[scheme].module}")  # which says what to install
     module = importlib.import_module(f"tidings.{LINKS[scheme].package}.survey")
-    found: Surveyor = module.Surveyor(config.broker, clock)
+    found: Surveyor = module.Surveyor(config.broker, clock, monitor)
     return found
 
 

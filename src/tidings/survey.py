@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple, Protocol
 
+from tidings.errors import ConfigError
+
 State = Literal["ok", "warn", "bad"]
 
 KILLED, POWER, MACHINE = "server killed", "power cut", "machine lost"
@@ -29,14 +31,13 @@ class Finding(NamedTuple):
 class Wish(NamedTuple):
     """What the settings ask of a server: `limit` in bytes of a body, `keep` and `lease` in seconds.
 
-    `store` is whether there is one beside it, and `monitor` where the server tells its operators of itself.
+    `store` is whether there is one beside it.
     """
 
     limit: int
     keep: float | None
     lease: float
     store: bool
-    monitor: str | None = None
 
 
 class Topic(NamedTuple):
@@ -63,7 +64,7 @@ class Census(NamedTuple):
 
 
 class Surveyor(Protocol):
-    """A connection to a server that changes nothing there."""
+    """A connection to a server that changes nothing there. `monitor` is where it tells its operators of itself."""
 
     async def open(self) -> None:
         """Connect. Raises a BrokerError that says what to do."""
@@ -83,6 +84,12 @@ class Surveyor(Protocol):
 
 
 # -- what is the same of every server
+
+
+def unmonitored(monitor: str | None) -> None:
+    """For a server that tells all to its clients. Raises ConfigError where more is asked of it."""
+    if monitor is not None:
+        raise ConfigError("This server tells its clients all that is to be known: leave --monitor out.")
 
 
 def limited(largest: int, wish: Wish, raised: str) -> Finding:

@@ -125,7 +125,7 @@ def test_topics_and_groups_of_a_server(broker: str) -> None:
 @pytest.mark.parametrize("broker", NO_CENSUS, indirect=True)
 def test_a_server_that_cannot_list_says_who_can(broker: str) -> None:
     for command in (["topics"], ["groups"], ["dead", "list"]):
-        assert failed(tidings(*command), 1, "rabbitmqctl list_queues")
+        assert failed(tidings(*command), 1, "--monitor", "rabbitmqctl list_queues")
 
 
 @pytest.mark.parametrize("broker", ["nats"], indirect=True)
@@ -307,11 +307,32 @@ def test_a_rabbitmq_server(rabbitmq_server: RabbitMQ) -> None:
     assert "--monitor" in found["queues"]["remedy"]
 
 
-def test_a_rabbitmq_server_that_is_short_of_memory() -> None:
+class Managed(RabbitMQ):
+    """One whose management plugin is on."""
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        (self.folder / "enabled_plugins").write_text("[rabbitmq_management].\n")
+
+
+def test_a_rabbitmq_server_that_is_short_of_memory_and_whose_management_tells_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     require(RabbitMQ)
-    with RabbitMQ(settings={"vm_memory_high_watermark.absolute": "1MB"}) as server:
-        found = report(server.url)
-    assert (found["alarms"]["state"], "memory" in found["alarms"]["detail"]) == ("bad", True)
+    port = free_port()
+    page = {"management.tcp.port": port, "management.tcp.ip": "127.0.0.1"}
+    with Managed(settings={"vm_memory_high_watermark.absolute": "1MB"} | page) as server:
+        declare(server.url, "order")
+        assert "memory" in report(server.url)["alarms"]["detail"]
+        monkeypatch.setenv("TIDINGS_BROKER", server.url)
+        monitor = ["--monitor", f"http://127.0.0.1:{port}"]
+        found = report(*monitor)
+        assert states(found, "alarms", "machine lost", "queues") == ["bad", "warn", "ok"]
+        assert "tidings.order:shop.ship:0" in found["machine lost"]["detail"]
+        (order,) = tidings("topics", "--json", *monitor).json
+        assert (order["topic"], order["events"], order["groups"]) == ("order", None, [HANDLER])
+        wrong = server.url.replace("guest:guest", "nobody:wr0ng")
+        assert failed(tidings("topics", "--broker", wrong, *monitor), 1, "refuses the user")
 
 
 def managed(*queues: rabbitmq.Queue, nodes: int = 3, **alarm: bool) -> dict[str, str]:
@@ -359,5 +380,6 @@ def test_a_password_of_the_settings_is_not_shown(valkey_server: Valkey) -> None:
     assert (result.code, "s3cret" in result.out, "settings" in result.out) == (0, False, True)
 
 
-def test_the_tables_are_for_files(valkey_server: Valkey) -> None:
+def test_flags_that_this_server_has_no_use_for(valkey_server: Valkey) -> None:
     assert failed(tidings("doctor", valkey_server.url, "--full"), 2, "--full")
+    assert failed(tidings("doctor", valkey_server.url, "--monitor", "http://127.0.0.1:1"), 2, "leave --monitor out")

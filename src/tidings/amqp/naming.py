@@ -11,6 +11,7 @@ from tidings.errors import BrokerError
 
 LONGEST = 255
 ALL = "#"
+MARK = "parts"
 WITH_ENDLESS_LIMIT = (4, 0)
 SMALLER_SINCE = (4, 0)
 LARGEST, SMALLER = 128 << 20, 16 << 20
@@ -28,7 +29,7 @@ class Place(NamedTuple):
     @property
     def mark(self) -> str:
         """The exchange that says how many parts there are: nothing is published to it."""
-        return f"{self.name}:parts"
+        return f"{self.name}:{MARK}"
 
     def queue(self, part: int) -> str:
         """What holds the records of a part."""

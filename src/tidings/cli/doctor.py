@@ -11,7 +11,7 @@ import click
 from tidings.cli.catalog import file_of
 from tidings.cli.checkup import examine
 from tidings.cli.output import emit, plain, progress
-from tidings.cli.target import broker_option, json_option
+from tidings.cli.target import broker_option, json_option, monitor_option
 from tidings.clock import Clock
 from tidings.config import Config, load
 from tidings.connect import surveyor
@@ -25,11 +25,7 @@ COLORS = {"ok": "green", "warn": "yellow", "bad": "red"}
 @click.command()
 @click.argument("target", metavar="[PATH|URL]", required=False)
 @click.option("--full", is_flag=True, help="Compare indexes with tables too: slower. For database files.")
-@click.option(
-    "--monitor",
-    metavar="URL",
-    help="Where a server tells its operators more: http://HOST:8222 of NATS, http://HOST:15672 of RabbitMQ.",
-)
+@monitor_option
 @broker_option
 @json_option
 @click.pass_context
@@ -45,12 +41,12 @@ def doctor(
     if target is not None and broker is not None:
         raise click.UsageError("Name the file or server once: as an argument or with --broker.")
     findings, config = _settings(target or broker)
-    server = None if config is None else surveyor(config, Clock())
+    server = None if config is None else surveyor(config, Clock(), monitor)
     path = None if config is None or server is not None else file_of(config.broker)
     if server is not None and config is not None:
         if full:
             raise click.UsageError("--full is for database files: leave it out.")
-        findings += asyncio.run(_look(server, config, monitor))
+        findings += asyncio.run(_look(server, config))
     elif path is not None:
         with progress(f"checking {path}", quiet=as_json):
             findings += examine(path, full=full)
@@ -81,9 +77,9 @@ def _url(target: str) -> str:
     return target if is_url else f"sqlite:{Path(target).absolute()}"
 
 
-async def _look(server: Surveyor, config: Config, monitor: str | None) -> Sequence[Finding]:
+async def _look(server: Surveyor, config: Config) -> Sequence[Finding]:
     """What the server's settings are worth. Raises click.ClickException where it cannot be looked at."""
-    wish = Wish(config.body_limit, config.keep, config.lease, config.store is not None, monitor)
+    wish = Wish(config.body_limit, config.keep, config.lease, config.store is not None)
     try:
         await server.open()
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import click
@@ -15,8 +16,10 @@ from tidings.cli.catalog import internal, known
 from tidings.cli.moment import span
 from tidings.cli.output import emit
 from tidings.cli.sight import Sight, sight
-from tidings.cli.target import broker_option, json_option
+from tidings.cli.target import broker_option, json_option, monitor_option
 from tidings.clock import Clock
+
+Place = AbstractAsyncContextManager[Sight]
 
 
 @click.command()
@@ -27,23 +30,26 @@ from tidings.clock import Clock
     help="How long rates are measured; 0 leaves them out.",
 )  # fmt: skip
 @click.option("--all", "everything", is_flag=True, help="Also the groups in which dead letters wait for an operator.")
+@monitor_option
 @broker_option
 @json_option
-def groups(group: str | None, watch: bool, as_json: bool, broker: str | None, **options: Any) -> None:
+def groups(group: str | None, as_json: bool, broker: str | None, monitor: str | None, **options: Any) -> None:
     """List the groups: lag in events, age of the oldest, events handled and arriving a second, time to drain.
 
     The time to drain is what the lag takes at the rates measured, and unknown where it does not shrink.
     """
-    asyncio.run(_watch(group, options["interval"], broker, watch=watch, everything=options["everything"], json=as_json))
+    asyncio.run(_watch(group, sight(broker, monitor), as_json, **options))
 
 
-async def _watch(group: str | None, interval: float, broker: str | None, **flags: bool) -> None:
+async def _watch(
+    group: str | None, place: Place, as_json: bool, *, watch: bool, interval: float, everything: bool
+) -> None:
     clock = Clock()
-    async with sight(broker) as there:
+    async with place as there:
         while True:
-            names = await _chosen(there, group, everything=flags["everything"])
-            _show(await measure(there, names, interval), flags["json"], clear=flags["watch"])
-            if not flags["watch"]:
+            names = await _chosen(there, group, everything=everything)
+            _show(await measure(there, names, interval), as_json, clear=watch)
+            if not watch:
                 return
             if not interval:
                 await clock.sleep(1.0)

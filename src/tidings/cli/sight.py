@@ -60,10 +60,10 @@ class Sight(Protocol):
 
 
 @contextlib.asynccontextmanager
-async def sight(broker: str | None) -> AsyncGenerator[Sight]:
+async def sight(broker: str | None, monitor: str | None = None) -> AsyncGenerator[Sight]:
     """What the URL or the settings name. Raises ConfigError or a BrokerError."""
     config, clock = load(broker=broker), Clock()
-    server = surveyor(config, clock)
+    server = surveyor(config, clock, monitor)
     if server is None:
         with Catalog(file_of(config.broker)) as catalog:
             yield FileSight(catalog, clock)

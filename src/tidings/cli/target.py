@@ -1,8 +1,8 @@
 """What commands work on, the same words in each of them.
 
 `load_apps("module:app")` and `load_all([...])` import apps; `connected(broker)` opens a broker and its store without
-any app. `@broker_option` passes `broker: str | None`, `@store_option` passes `store: str | None`, `@json_option` passes
-`as_json: bool`.
+any app. `@broker_option` passes `broker: str | None`, so do `@store_option` and `@monitor_option`,
+`@json_option` passes `as_json: bool`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,11 @@ broker_option = click.option(
 )
 store_option = click.option(
     "--store", metavar="URL", help="Beside a server: where Tables, inbox and outbox are, such as sqlite:shop.db."
+)
+monitor_option = click.option(
+    "--monitor",
+    metavar="URL",
+    help="Where a server tells its operators more: http://HOST:8222 of NATS, http://HOST:15672 of RabbitMQ.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 

@@ -52,7 +52,8 @@ class Described(msgspec.Struct):
 class Surveyor:
     """See survey.Surveyor."""
 
-    def __init__(self, url: str, clock: Clock) -> None:
+    def __init__(self, url: str, clock: Clock, monitor: str | None = None) -> None:
+        self._monitor = None if monitor is None else Monitor(monitor)
         self._address = address.parse(url)
         self._connection = Connection(self._address, clock)
         self._bucket = f"KV_{self._address.prefix}"
@@ -71,7 +72,7 @@ class Surveyor:
         version = wire.connected_server_version
         account = await call(wire, "INFO", {}, Usage)
         try:
-            writes, why = await self._writes(wish.monitor), ""
+            writes, why = await self._writes(), ""
         except BrokerError as error:
             writes, why = None, str(error)
         seen = Seen(
@@ -85,11 +86,11 @@ class Surveyor:
         )
         return list(examine(seen, self._address, wish))
 
-    async def _writes(self, monitor: str | None) -> Disk:
+    async def _writes(self) -> Disk:
         """How the server writes to its disk: only its monitoring says. By itself that of the usual port is asked."""
         place = self._connection.wire().connected_url
         host = "127.0.0.1" if place is None else place.hostname
-        page = await Monitor(monitor or f"http://{host}:{MONITORING}").page("/varz")
+        page = await (self._monitor or Monitor(f"http://{host}:{MONITORING}")).page("/varz")
         told = msgspec.convert(page, Variables)
         if told.server_id != self._connection.wire().server_id:
             raise BrokerError("the monitoring that answers is that of another server")

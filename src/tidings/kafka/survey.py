@@ -18,7 +18,7 @@ from tidings.kafka.checkup import Copies, Seen, described, examine
 from tidings.kafka.notes import GROUP
 from tidings.kafka.offsets import ANSWER
 from tidings.kafka.settings import Settings, broker_error, made
-from tidings.survey import Census, Finding, Topic, Wish
+from tidings.survey import Census, Finding, Topic, Wish, unmonitored
 
 OFFSETS = "__consumer_offsets"
 INTERNAL = "__"
@@ -31,7 +31,8 @@ T = TypeVar("T")
 class Surveyor:
     """See survey.Surveyor."""
 
-    def __init__(self, url: str, clock: Clock) -> None:
+    def __init__(self, url: str, clock: Clock, monitor: str | None = None) -> None:
+        unmonitored(monitor)
         self._url = url
         self._settings = Settings(url, LEASE)
         self._said: list[KafkaError] = []

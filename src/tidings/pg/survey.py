@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tidings.pg.checkup import FACTS, SETTINGS, Facts, examine
 from tidings.pg.database import Database
 from tidings.pg.reader import Reader
-from tidings.survey import Census, Finding, Topic, Wish
+from tidings.survey import Census, Finding, Topic, Wish, unmonitored
 
 MADE = "SELECT to_regclass('tidings.format') IS NOT NULL"
 TOPICS = """SELECT t.name, coalesce(c.events, 0),
@@ -27,7 +27,8 @@ CHEAP = 100_000  # events: more are not read for their sizes
 class Surveyor:
     """See survey.Surveyor."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, monitor: str | None = None) -> None:
+        unmonitored(monitor)
         self._reader = Reader(database)
 
     async def open(self) -> None:

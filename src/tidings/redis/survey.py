@@ -11,7 +11,7 @@ from tidings.redis.checkup import examine
 from tidings.redis.connection import Dialer, pairs
 from tidings.redis.part import order
 from tidings.redis.wire import Refused, Wire
-from tidings.survey import Census, Finding, Topic, Wish
+from tidings.survey import Census, Finding, Topic, Wish, unmonitored
 
 PAGE = 1000
 
@@ -19,7 +19,8 @@ PAGE = 1000
 class Surveyor:
     """See survey.Surveyor."""
 
-    def __init__(self, url: str, clock: Clock) -> None:
+    def __init__(self, url: str, clock: Clock, monitor: str | None = None) -> None:
+        unmonitored(monitor)
         self._address = address.parse(url)
         self._dialer = Dialer(self._address, clock)
         self._connection: Wire | None = None

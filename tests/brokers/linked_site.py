@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tidings import dev
 from tidings.broker import Broker, Feature
@@ -21,12 +23,25 @@ from tidings.testing.contract import Check, Server
 LIMIT = 1 << 19
 LEASE = 2.0
 MANY = 2000
-ABLE = ("silence", "config", "restart", "kill", "cut", "remove")
+SLOW_START = ("a_restart_of_the_server_loses_nothing",)
+"""Left to the nightly run where a server takes seconds to start: it is killed and started again as well."""
+ABLE = frozenset({"silence", "config", "restart", "kill", "cut", "remove"})
 
 
 def with_a_store(features: Feature, able: Collection[str] = ("silence",)) -> list[Check]:
     """What holds on a link with these features and a store beside it."""
     return contract.checks(features | Feature.DELAY | Feature.ATOMIC, able)
+
+
+def each(checks: Sequence[Check], *, slow: Collection[str] = ()) -> pytest.MarkDecorator:
+    """A test for each check, with the time that its server takes to start twice; those of these names are slow ones."""
+    marked = [pytest.param(each, id=each.name, marks=_marks(each, slow)) for each in checks]
+    return pytest.mark.parametrize("check", marked)
+
+
+def _marks(check: Check, slow: Collection[str]) -> list[pytest.MarkDecorator]:
+    marks = [pytest.mark.timeout(240)] if check.wants in ("restart", "kill", "cut", "remove", "config") else []
+    return [*marks, pytest.mark.slow] if check.name in slow else marks
 
 
 def config(url: str, store: str | None, *, lease: float = LEASE) -> Config:

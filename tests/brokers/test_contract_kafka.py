@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.brokers.linked_site import LEASE, LinkedSite, with_a_store
+from tests.brokers.linked_site import ABLE, LEASE, SLOW_START, LinkedSite, blows, config, each, with_a_store
 from tidings.brokers.kafka import KafkaLink
 from tidings.clock import Clock
 from tidings.dev import Kafka
@@ -18,6 +18,7 @@ from tidings.testing import contract
 from tidings.testing.contract import Check, Server
 
 NUMBERS = itertools.count(1)
+CHECKS = with_a_store(KafkaLink.features, ABLE - {"remove"})
 FOREVER = float("inf")
 """Records of checks have times long past, by which Kafka would delete them."""
 
@@ -28,12 +29,11 @@ async def silence(link: KafkaLink) -> None:
         line._pump.silent = True
 
 
-def site(server: Kafka, store: Callable[[], Store]) -> Server:
+def site(server: Kafka, store: Callable[[], Store], path: str | None = None) -> Server:
     """A prefix of its own on the server."""
     url = f"{server.url}?prefix=contract{next(NUMBERS)}.&partitions=4&partitioner=murmur2"
-    return LinkedSite(
-        lambda: KafkaLink(url, Clock(), lease=LEASE, keep=FOREVER), store, silence, lease=2 * LEASE
-    ).server()
+    site = LinkedSite(lambda: KafkaLink(url, Clock(), lease=LEASE, keep=FOREVER), store, silence, lease=2 * LEASE)
+    return site.server(config=config(url, path), **blows(server))
 
 
 @pytest.mark.slow
@@ -42,7 +42,8 @@ async def test_the_contract_without_a_store(check: Check, kafka_server: Kafka) -
     await check.run(site(kafka_server, Storeless))
 
 
-@pytest.mark.parametrize("check", with_a_store(KafkaLink.features), ids=lambda check: check.name)
+@each(CHECKS, slow=SLOW_START)
 async def test_the_contract_with_a_store(check: Check, kafka_server: Kafka, tmp_path: Path) -> None:
-    rows = Database(tmp_path / "store.db")
-    await check.run(site(kafka_server, lambda: SqliteStore(rows)))
+    path = tmp_path / "store.db"
+    rows = Database(path)
+    await check.run(site(kafka_server, lambda: SqliteStore(rows), f"sqlite:{path}"))

@@ -7,7 +7,7 @@ from pathlib import Path
 import nats
 import pytest
 
-from tests.brokers.linked_site import ABLE, LEASE, LinkedSite, blows, config, with_a_store
+from tests.brokers.linked_site import ABLE, LEASE, LinkedSite, blows, config, each, with_a_store
 from tidings.brokers.nats import NatsLink
 from tidings.clock import Clock
 from tidings.dev import Nats
@@ -20,6 +20,7 @@ from tidings.testing import contract
 from tidings.testing.contract import Check, Server
 
 NUMBERS = itertools.count(1)
+CHECKS = with_a_store(NatsLink.features, ABLE)
 
 
 async def silence(link: NatsLink) -> None:
@@ -52,7 +53,7 @@ async def test_the_contract_without_a_store(check: Check, nats_server: Nats) -> 
     await check.run(site(nats_server, Storeless))
 
 
-@pytest.mark.parametrize("check", with_a_store(NatsLink.features, ABLE), ids=lambda check: check.name)
+@each(CHECKS)
 async def test_the_contract_with_a_store(check: Check, nats_server: Nats, tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     rows = Database(path)

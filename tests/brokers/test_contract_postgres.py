@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from tests.brokers.linked_site import blows
+from tests.brokers.linked_site import blows, each
 from tidings.broker import Broker
 from tidings.brokers.postgres import PostgresBroker
 from tidings.clock import Clock
@@ -16,7 +16,7 @@ from tidings.stores.postgres import PostgresStore
 from tidings.testing import contract
 from tidings.testing.contract import Check, Server
 
-ABLE = ("silence", "config", "restart", "kill", "cut")
+CHECKS = contract.checks(PostgresBroker.features, ["silence", "config", "restart", "kill", "cut"])
 LIMIT = 1 << 20
 LEASE = 3.0
 
@@ -67,6 +67,6 @@ async def server(empty_database: str, postgres_server: Postgres) -> Server:
     return Place(empty_database, postgres_server).server()
 
 
-@pytest.mark.parametrize("check", contract.checks(PostgresBroker.features, ABLE), ids=lambda check: check.name)
+@each(CHECKS)
 async def test_the_contract(check: Check, server: Server) -> None:
     await check.run(server)

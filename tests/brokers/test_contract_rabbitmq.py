@@ -8,7 +8,7 @@ from pathlib import Path
 import pika
 import pytest
 
-from tests.brokers.linked_site import ABLE, LEASE, LinkedSite, blows, config, with_a_store
+from tests.brokers.linked_site import ABLE, LEASE, SLOW_START, LinkedSite, blows, config, each, with_a_store
 from tidings.amqp.line import GroupLine
 from tidings.brokers.rabbitmq import RabbitLink
 from tidings.clock import Clock
@@ -22,6 +22,7 @@ from tidings.testing.checks.server import GROUP, TOPIC
 from tidings.testing.contract import Check, Server
 
 NUMBERS = itertools.count(1)
+CHECKS = with_a_store(RabbitLink.features, ABLE)
 
 
 async def silence(link: RabbitLink) -> None:
@@ -64,7 +65,7 @@ async def test_the_contract_without_a_store(check: Check, rabbitmq_server: Rabbi
     await check.run(site(rabbitmq_server, Storeless))
 
 
-@pytest.mark.parametrize("check", with_a_store(RabbitLink.features, ABLE), ids=lambda check: check.name)
+@each(CHECKS, slow=SLOW_START)
 async def test_the_contract_with_a_store(check: Check, rabbitmq_server: RabbitMQ, tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     rows = Database(path)

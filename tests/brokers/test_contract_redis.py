@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from redis import asyncio as plain
 
-from tests.brokers.linked_site import ABLE, LEASE, LinkedSite, blows, config, with_a_store
+from tests.brokers.linked_site import ABLE, LEASE, LinkedSite, blows, config, each, with_a_store
 from tidings.brokers.redis import RedisLink
 from tidings.clock import Clock
 from tidings.dev import Valkey
@@ -20,6 +20,7 @@ from tidings.testing import contract
 from tidings.testing.contract import Check, Server
 
 NUMBERS = itertools.count(1)
+CHECKS = with_a_store(RedisLink.features, ABLE)
 
 
 async def silence(link: RedisLink) -> None:
@@ -50,7 +51,7 @@ async def test_the_contract_without_a_store(check: Check, valkey_server: Valkey)
     await check.run(site(valkey_server, Storeless))
 
 
-@pytest.mark.parametrize("check", with_a_store(RedisLink.features, ABLE), ids=lambda check: check.name)
+@each(CHECKS)
 async def test_the_contract_with_a_store(check: Check, valkey_server: Valkey, tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     rows = Database(path)

@@ -20,6 +20,7 @@ from tidings.testing import contract
 from tidings.testing.contract import Check, Server
 
 CHECKS = contract.checks(SqliteBroker.features)
+ACROSS_PROCESSES = [check for check in contract.checks(SqliteBroker.features, ["config"]) if check.wants]
 LIMIT = 1 << 20
 PLACES = ["file", "memory", "polling", "without-flock"]
 
@@ -120,7 +121,7 @@ async def test_the_contract(check: Check, server: Server) -> None:
 
 @pytest.mark.parametrize(
     "check",
-    [check for check in contract.checks(SqliteBroker.features, ["config"]) if check.wants],
+    ACROSS_PROCESSES,
     ids=lambda check: check.name,
 )
 async def test_the_contract_across_processes(check: Check, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.running import rows, settled, url
 from tidings import App, Delivery, Event, HandlerTimeout, ItemsFailed, Record, Retry, Start, Tx
+from tidings.clock import Clock
 from tidings.dead import topic_of
 from tidings.embedded import database
 
@@ -509,6 +510,30 @@ async def test_no_more_than_the_rate(app: App) -> None:
         await settled(app)
     assert len(times) == 60
     assert max(sum(start <= t < start + 0.5 for t in times) for start in times) <= 25 + 50 + 2
+
+
+class Patient(Clock):
+    """Whoever lingers on it lingers until something happens."""
+
+    async def linger(self, event: asyncio.Event, seconds: float) -> bool:
+        return seconds > 0 and await event.wait()
+
+
+async def test_acknowledgements_wait_a_moment_for_each_other_and_nothing_waits_for_them(tmp_path: Path) -> None:
+    heard: list[int] = []
+    app = App("shop", url(tmp_path), clock=Patient())
+
+    @app.on(Placed)
+    async def hear(event: Placed) -> Low | None:
+        heard.append(event.number)
+        return Low(sku="last") if event.number == 3 else None
+
+    async with app.running(), asyncio.timeout(10):
+        for number, settled in ((1, 1), (2, 1), (3, 3)):
+            await app.publish(Placed(order="a", number=number))
+            while len(heard) < number or app.worker("hear").meter.handled < settled:  # noqa: ASYNC110 - it tells nobody
+                await asyncio.sleep(0.005)
+            assert app.worker("hear").meter.handled == settled
 
 
 async def test_correlation_and_cause_travel_on(app: App) -> None:

@@ -44,6 +44,10 @@ class Clock:
         except TimeoutError:
             return event.is_set()
 
+    async def linger(self, event: asyncio.Event, seconds: float) -> bool:
+        """Like `wait`, where waiting only saves work: a clock that stands still holds nobody up."""
+        return await self.wait(event, seconds)
+
     def id(self) -> str:
         """A new UUIDv7 (RFC 9562) as text: sorts by time, so that an index on it stays cheap.
 

@@ -38,6 +38,8 @@ MOST = 1024
 LEAST = 2
 SLOW = 1.0
 FETCH_WAIT = 5.0
+PACE = 0.01
+"""Seconds between two commits that hold nothing but acknowledgements: publishers wait for the fsync of each."""
 LEAVING = 2.0
 """Seconds between the end of a drain and that of the process, in which what hangs in a thread still runs."""
 
@@ -77,7 +79,7 @@ class Worker:
         self._most = max(MOST if bound.mode is Mode.TRANSACTION else 4 * MOST, self._least)
         self._capacity = self._least
         self._settling = False
-        self._busy_since = 0.0
+        self._busy_since = self._settled_at = 0.0
         self._tasks: list[asyncio.Task[None]] = []
         self._tokens = 1.0
         self._filled = clock.monotonic()
@@ -241,7 +243,7 @@ class Worker:
         """Lend no more than is handled in about a second, so that little is in doubt when the process dies."""
         now = self.clock.monotonic()
         rate = count / max(now - self._busy_since, 1e-4)
-        self._busy_since = now
+        self._busy_since = self._settled_at = now
         wanted = max(int(rate * SLOW), self._least)
         self._capacity = min(max(wanted, self._capacity // 2), self._most)
 
@@ -273,12 +275,21 @@ class Worker:
             if not self.outcomes and not self.done:
                 self.have.clear()
                 await self.have.wait()
+            await self._pace()
             done, batch = self.done.copy(), self.outcomes.copy()
             self.done.clear()
             self.outcomes.clear()
             self._settling = True
             await self._commit(done, batch)
             self._settling = False
+
+    async def _pace(self) -> None:
+        """Wait a moment where nothing waits for the next commit: neither what was published nor the feeder."""
+        until = self._settled_at + PACE
+        while not self.outcomes and self.meter.in_flight < self._capacity and not self._stopping:
+            self.have.clear()
+            if not await self.clock.linger(self.have, until - self.clock.monotonic()):
+                return
 
     async def _commit(self, done: list[Delivery], batch: list[Outcome]) -> None:
         """Settle these, however long the storage takes; what conflicts is handled again."""

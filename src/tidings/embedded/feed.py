@@ -131,6 +131,7 @@ class Feed:
         self.name = name
         self.cursor = 0
         self.dense = False  # whether its records lie close together in the log
+        self.ended = False  # whether the last read was for more than there was, if none was left out for its size
         self.read_to: dict[
             int, int
         ] = {}  # parts that were read beyond the cursor before the cursor went back for others

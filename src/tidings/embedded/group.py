@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from itertools import repeat
 from typing import Any
@@ -36,6 +36,7 @@ from tidings.embedded.feed import (
     OUT,
     OWNS,
     PARK,
+    READ,
     RECEIPT,
     RELEASE_NEXT,
     SCAN,
@@ -81,6 +82,7 @@ class Group:
         self._unseen: Sequence[Delivery] = ()  # lent by a fetch that was cancelled before it could tell
         self._fenced = False
         self._closed = False
+        self._dry: set[int] = set()  # topics of which all that is in the log has been read
         self._turn = 0
         self._weight = 0  # bytes of a body, of late, where they are large
 
@@ -89,6 +91,8 @@ class Group:
     async def fetch(self, limit: int, wait: float) -> Sequence[Delivery]:
         """See Subscription.fetch; raises Fenced once where all that was lent has been lost."""
         deadline = self._broker.clock.monotonic() + wait
+        if wait <= 0:
+            self._dry.clear()  # who does not wait would miss what was committed before this process has heard of it
         while True:
             self._check()
             self.wake.clear()
@@ -101,8 +105,14 @@ class Group:
             if left <= 0:
                 return []
             self.waiting = True
-            await self._broker.clock.wait(self.wake, min(left, self._until_due()))
+            if not await self._broker.clock.wait(self.wake, min(left, self._until_due())):
+                self._dry.clear()
             self.waiting = False
+
+    def hear(self, topics: Collection[int] | None = None) -> None:
+        """These topics have grown, or perhaps all, or there are records of others to lend."""
+        self._dry = set() if topics is None else self._dry.difference(topics)
+        self.wake.set()
 
     def _check(self) -> None:
         if self._closed:
@@ -134,7 +144,7 @@ class Group:
         self._turn += 1
         for index in range(len(feeds)):
             feed = feeds[(self._turn + index) % len(feeds)]
-            if lent := await self._lend_log(feed, limit):
+            if feed.topic not in self._dry and (lent := await self._lend_log(feed, limit)):
                 return lent
         return []
 
@@ -155,8 +165,11 @@ class Group:
         while True:
             rows = self._next_rows(feed, limit)
             if not rows:
+                self._dry.add(feed.topic)
                 return []
             self._weigh(rows, limit)
+            if feed.ended and not self._weight and len(rows) < READ // LIGHT:
+                self._dry.add(feed.topic)
             last = rows[-1][0]
             if feed.read_to or feed.early or feed.held:
                 rows = await self._sift(feed, rows)
@@ -174,8 +187,10 @@ class Group:
             rows = self._broker.read(SCAN.format(parts=self._mine.sql), window, some)
             feed.dense = len(rows) == limit
             if rows:
+                feed.ended = False
                 return rows
         rows = self._broker.read(FETCH.format(parts=self._mine.sql), (feed.topic, feed.cursor, limit), some)
+        feed.ended = len(rows) < limit
         feed.dense = len(rows) == limit and rows[-1][0] - rows[0][0] < 4 * limit
         return rows
 
@@ -481,7 +496,7 @@ class Group:
             feed.done_to = max([feed.done_to, *(pos for pos, state in known.items() if state == DONE)])
             feed.held |= {key for (key,) in self._broker.read(HELD_KEYS.format(parts=self._mine.sql), (feed.id,))}
             self._look(feed)
-        self.wake.set()
+        self.hear()
 
     def _own(self, parts: list[int]) -> None:
         sql = "" if len(parts) == PARTS else f" AND part IN ({','.join(map(str, parts))})"

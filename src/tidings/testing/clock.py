@@ -75,6 +75,10 @@ class TestClock(Clock):
             return event.is_set()
         return await self._wait(event, seconds, exact=False)
 
+    async def linger(self, event: asyncio.Event, seconds: float) -> bool:
+        """Does not: time stands still."""
+        return event.is_set()
+
     async def _wait(self, event: asyncio.Event, seconds: float, *, exact: bool) -> bool:
         try:
             async with asyncio.timeout(None) as limit:

@@ -44,8 +44,7 @@ class Seen(NamedTuple):
 def examine(seen: Seen, wish: Wish) -> Iterator[Finding]:
     """The findings, of the topics of this prefix."""
     told = next(iter(seen.brokers.values()))
-    protocols = told.get("group.coordinator.rebalance.protocols", "classic")
-    yield Finding("server", "ok", f"Kafka, {_counted(len(seen.brokers), 'broker')}; group protocols: {protocols}")
+    yield _server(seen, told)
     yield Finding(KILLED, "ok", "what was acknowledged is with the operating system (acks=all)")
     yield _power(seen, told)
     yield _machine(seen, told)
@@ -55,11 +54,26 @@ def examine(seen: Seen, wish: Wish) -> Iterator[Finding]:
     yield once(None, wish)
     yield kept_long(((name, _kept(each)) for name, each in seen.topics.items()), wish)
     yield _dropped(seen)
-    yield _groups(seen, told, protocols)
-    yield _made_by_others(told)
+    if told:
+        yield _groups(seen, told)
+        yield _made_by_others(told)
     largest = [int(each["max.message.bytes"]) for each in seen.topics.values() if "max.message.bytes" in each]
     yield limited(min([*largest, int(told.get("message.max.bytes", 1 << 20))]) - RESERVED, wish,
                   "raise `max.message.bytes` of the topic (`message.max.bytes` of the brokers)")  # fmt: skip
+
+
+def _server(seen: Seen, told: Told) -> Finding:
+    name = f"Kafka, {_counted(len(seen.brokers), 'broker')}"
+    silent = ["the brokers"] if not told else []
+    silent += [topic for topic, each in seen.topics.items() if not each]
+    if silent:
+        return Finding("server", "warn", f"{name}; this user is not told the settings of {names(silent)}",
+                       "an ACL has to grant DescribeConfigs on the cluster and the topics")  # fmt: skip
+    return Finding("server", "ok", f"{name}; group protocols: {_protocols(told)}")
+
+
+def _protocols(told: Told) -> str:
+    return told.get("group.coordinator.rebalance.protocols", "classic")
 
 
 def _counted(number: int, thing: str) -> str:
@@ -140,7 +154,8 @@ def _dropped(seen: Seen) -> Finding:
     return Finding("limits", "ok", "records go by their age, handled or not")
 
 
-def _groups(seen: Seen, told: Told, protocols: str) -> Finding:
+def _groups(seen: Seen, told: Told) -> Finding:
+    protocols = _protocols(told)
     if seen.newer and "consumer" not in protocols.split(","):
         return Finding("groups", "bad", f"`group.protocol=consumer` is asked for, and there are: {protocols}",
                        "Kafka 4.0 has it; or leave the option out")  # fmt: skip

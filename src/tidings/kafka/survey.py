@@ -24,6 +24,7 @@ OFFSETS = "__consumer_offsets"
 INTERNAL = "__"
 ABOUT = "Kafka cannot be looked at"
 LEASE = 30.0
+SECRET = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED)
 
 T = TypeVar("T")
 
@@ -131,10 +132,16 @@ def _configs(admin: AdminClient, kind: Any, names: Iterable[str]) -> dict[str, d
     if not resources:
         return {}
     asked = admin.describe_configs(resources, request_timeout=ANSWER)
-    return {
-        resource.name: {name: each.value for name, each in asked[resource].result().items() if each.value is not None}
-        for resource in resources
-    }
+    found: dict[str, dict[str, str]] = {}
+    for resource in resources:
+        try:
+            told = asked[resource].result()
+        except KafkaException as error:
+            if error.args[0].code() not in SECRET:
+                raise
+            told = {}
+        found[resource.name] = {name: each.value for name, each in told.items() if each.value is not None}
+    return found
 
 
 def _offsets(

@@ -107,6 +107,8 @@ def test_a_process_dies_soon_where_there_is_little_to_do_and_never_beyond_what_i
     assert max(few.passage("published") for _ in range(200)) <= 2
     assert {many.passage("burying") for _ in range(20)} == {1}
     assert many.passage(None) == 1
+    few.let_more_through()
+    assert {few.passage("in_handler") for _ in range(20)} == {1}  # so few are left that it might never come to more
 
 
 def test_publishers_die_at_named_places_all_over_the_run() -> None:

@@ -71,8 +71,11 @@ class Faults:
         return deque() if frequent else self._frequent
 
     def passage(self, place: str | None) -> int:
-        """At which passage of this place; for a publisher one that it comes to with what one fault lets through."""
-        if place is None:
+        """At which passage of this place; for a publisher one that it comes to with what one fault lets through.
+
+        Where a fault has waited for events, it is the first: not so many are left.
+        """
+        if place is None or self._more:
             return 1
         of = self._places[place]
         latest = (

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import psycopg
 import pytest
+import redis
 
 from tests.cli.terminal import failed, tidings
 from tests.moving.house import AT, GROUPS, TRIED, at, furnish, heard, in_order, migrate, record, records, rows
@@ -169,6 +170,21 @@ async def test_rolled_back_the_app_goes_on_at_the_file_and_may_move_later(path: 
         await house.broker.publish([record(61)])
     assert (await asyncio.to_thread(migrate, path, valkey)).code == 0
     await moved_in(valkey, path, {group: ["order-61"] for group in GROUPS})
+
+
+async def test_what_is_there_twice_is_not_done_again(path: Path, valkey: str) -> None:
+    url, _, prefix = valkey.partition("?prefix=")
+    left = await furnish(path)
+    await asyncio.to_thread(migrate, path, valkey, failpoint="drained:1=kill")
+    with redis.Redis.from_url(url) as server:  # it forgets which ids were published
+        assert server.delete(f"{prefix}:{{order}}:ids", f"{prefix}:{{order}}:ids:old") == 1
+    async with at(valkey) as there:
+        await there.broker.publish([each for each in records(40) if each.topic == "order"])
+    result = await asyncio.to_thread(migrate, path, valkey, "--json")
+    assert (result.code, result.json["repeated"]) == (0, 40), result.err
+    async with at(valkey, f"sqlite:{path}") as there:
+        for group, ids in left.items():
+            assert in_order((await heard(there, group, len(ids))).ids, ids), group
 
 
 async def test_a_group_that_goes_back_while_it_moves_does_it_again_there(path: Path, valkey: str) -> None:

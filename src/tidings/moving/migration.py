@@ -24,8 +24,11 @@ from tidings.moving.target import Target
 log = logging.getLogger("tidings")
 
 BATCH = 500
-QUIET = 0.5
-"""Seconds without anything new after which the target has been read to its end: if not, something comes there twice."""
+FIRST, QUIET = 2.0, 0.5
+"""Seconds without anything, at first and later, after which the target has been read to its end.
+
+If it has not, something is published there twice: that is noticed, and no group handles it again.
+"""
 SOON = 0.1
 PATIENCE = 30.0
 """Seconds without progress after which what is missing at the target is given up."""
@@ -107,8 +110,9 @@ class Migration:
     async def _look(self) -> None:
         """See what an earlier try has copied. Raises ConfigError where there is anything else."""
         await self._declare()
-        while await self._tally.take(QUIET):
-            pass
+        wait = FIRST
+        while await self._tally.take(wait):
+            wait = QUIET
         if self._tally.strange:
             topic, count = self._tally.strange.most_common(1)[0]
             raise ConfigError(
@@ -237,13 +241,14 @@ class Migration:
                 await self._begin_here(feed)
             elif feed.begun < 0:
                 await self._begin_anew(feed)
-        feeds, delayed = self._source.feeds(), self._source.delayed()
+        twice, delayed = self._tally.twice, self._source.delayed()
+        feeds = [feed._replace(begun=0) if twice[feed.topic] else feed for feed in self._source.feeds()]
         failpoint.hit("settling")
         await self._target.settle(feeds, delayed, self.told)
         failpoint.hit("settled")
         groups = len({feed.group for feed in feeds})
         pause = self._clock.monotonic() - began
-        return Outcome(topics, groups, len(delayed), pause, drained, self._tally.repeated)
+        return Outcome(topics, groups, len(delayed), pause, drained, twice.total())
 
     @property
     def told(self) -> str:

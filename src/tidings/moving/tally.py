@@ -48,7 +48,10 @@ class Sum(msgspec.Struct):
 
 
 class Tally:
-    """Reads views of the target from their start. Knows which positions of the file it has seen there."""
+    """Reads views of the target from their start. Knows which positions of the file it has seen there.
+
+    `twice` and `strange` count by topic what is there once more, and what the file does not have.
+    """
 
     def __init__(self, original: Original) -> None:
         self._original = original
@@ -58,7 +61,7 @@ class Tally:
         self.newest: dict[str, int] = {}
         self.sums: dict[str, Sum] = {}
         self.count = 0
-        self.repeated = 0
+        self.twice: Counter[str] = Counter()
         self.strange: Counter[str] = Counter()
         self.wrong: list[str] = []
 
@@ -91,7 +94,7 @@ class Tally:
             self.strange[record.topic] += not self._original.postponed(record.topic, record.id)
             return
         if self.has(found.pos):
-            self.repeated += 1
+            self.twice[record.topic] += 1
             return
         self._mark(found.pos)
         self.count += 1

@@ -46,7 +46,7 @@ def command(*arguments: str) -> list[str]:
 
 def run(*arguments: str) -> tuple[int, dict[str, Any]]:
     done = subprocess.run(
-        command("--headless", "--json", *arguments), capture_output=True, text=True, timeout=180, check=False
+        command("--headless", "--json", *arguments), capture_output=True, text=True, timeout=240, check=False
     )
     assert done.stdout, done.stderr
     ledger: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -184,7 +184,7 @@ def server(request: pytest.FixtureRequest) -> Server:
     return running
 
 
-@pytest.mark.timeout(240)  # where the machine is busy: a server starts, and three workers make its topics
+@pytest.mark.timeout(300)  # where the machine is busy: a server starts, and three workers make its topics
 def test_on_a_server_a_killed_worker_loses_and_doubles_nothing(server: Server) -> None:
     code, ledger = run("--limit=200", "--kills=1", f"--broker={server.url}{QUICK[server.kind]}")
     assert once_each(ledger, 200)

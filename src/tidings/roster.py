@@ -7,8 +7,8 @@ of the part decides.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
 from tidings.clock import Clock
 
@@ -52,8 +52,52 @@ class Life:
         return sorted(name for name, (_, since) in known.items() if now - since <= self._lease)
 
 
-def share(parts: int, alive: Sequence[str], me: str) -> int:
-    """How many of the parts belong with this member: all have as many, or one more."""
-    rank = alive.index(me) if me in alive else len(alive)
-    count = max(len(alive), rank + 1)
+def share(parts: int, alive: Sequence[str], me: str, *, group: str) -> int:
+    """How many of the parts belong with this member: all have as many, or one more; who has more differs by group."""
+    first = zlib.crc32(group.encode()) % max(len(alive), 1)
+    turned = [*alive[first:], *alive[:first]]
+    rank = turned.index(me) if me in turned else len(turned)
+    count = max(len(turned), rank + 1)
     return parts // count + (rank < parts % count)
+
+
+def claimable(others: Mapping[int, str | None], alive: Collection[str], me: str, most: int) -> list[int]:
+    """Which of the parts to claim that we have not, each with its member; at most `most`.
+
+    Those of nobody who is alive; and however many they are, those that are our own, though we were not told.
+    """
+    ours = [number for number, member in others.items() if member == me]
+    free = [number for number, member in others.items() if member not in alive and member != me]
+    return ours + free[: max(0, most - len(ours))]
+
+
+class Held(Protocol):
+    """A part that a member has."""
+
+    leaving: float | None
+    """Until when (monotonic) what is out of it may be settled before it goes; None while it stays."""
+
+    @property
+    def pending(self) -> int:
+        """How many are out of it."""
+        ...
+
+
+P = TypeVar("P", bound=Held)
+
+
+def let_go(parts: Iterable[Held], quota: int, until: float) -> None:
+    """What is more than our share is not lent any more, that of which the least is out first."""
+    staying = sorted(parts, key=lambda part: (part.leaving is not None, -part.pending))
+    for part in staying[:quota]:
+        part.leaving = None
+    for part in staying[quota:]:
+        if part.leaving is None:
+            part.leaving = until
+
+
+def going(parts: Iterable[P], now: float) -> tuple[list[P], bool]:
+    """What goes now: that of which nothing is out, or which was waited for long enough; and whether there is such."""
+    leaving = [(part, part.leaving) for part in parts if part.leaving is not None]
+    late = [part for part, until in leaving if part.pending and until <= now]
+    return [part for part, _ in leaving if not part.pending] + late, bool(late)

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import zlib
 from collections.abc import Iterable, Sequence
 
 from tidings.broker import Delivery
@@ -26,7 +25,7 @@ from tidings.jetstream.part import Part, compare_and_put
 from tidings.jetstream.reader import Message
 from tidings.jetstream.server import DEADLINE, WRONG_REVISION, Find, Latest, Refused, acked, call, gone
 from tidings.jetstream.wire import Lost, Question
-from tidings.roster import Life, share
+from tidings.roster import Life, claimable, going, let_go, share
 
 log = logging.getLogger("tidings")
 
@@ -274,37 +273,25 @@ class GroupLine:
         if not sight.parts:
             raise BrokerError(f"the state of {standing.place.root} is gone from the server: declare the group anew")
         alive = standing.life.alive(sight.members)
-        rank = zlib.crc32(standing.place.root.encode()) % max(len(alive), 1)
-        quota = share(len(sight.parts), alive[rank:] + alive[:rank], self._me)
-        others = {number: seen for number, seen in sight.parts.items() if number not in mine}
-        self._let_go(mine, quota)
+        quota = share(len(sight.parts), alive, self._me, group=standing.place.root)
+        others = {number: seen.state.member for number, seen in sight.parts.items() if number not in mine}
+        let_go(mine.values(), quota, self._clock.monotonic() + self._lease)
         await self._hand_over(standing)
-        ours = [number for number, seen in others.items() if seen.state.member == self._me]  # though we were not told
-        free = [number for number, seen in others.items() if seen.state.member not in alive and number not in ours]
-        if claim := ours + free[: max(0, quota - len(mine) - len(ours))]:
-            await self._claim(standing, {number: others[number] for number in claim})
-
-    def _let_go(self, mine: dict[int, Part], quota: int) -> None:
-        """What is more than our share is not lent any more, that of which the least is out first."""
-        staying = sorted(mine.values(), key=lambda part: (part.leaving is not None, -len(part.cursor.out)))
-        for part in staying[:quota]:
-            part.leaving, part.cursor.member = None, self._me
-        for part in staying[quota:]:
-            if part.leaving is None:
-                part.leaving = self._clock.monotonic() + self._lease
+        if claim := claimable(others, alive, self._me, quota - len(mine)):
+            await self._claim(standing, {number: sight.parts[number] for number in claim})
 
     async def _hand_over(self, standing: Standing) -> None:
         """What is to go, goes when nothing of it is out; or when it has been waited for long enough."""
-        now = self._clock.monotonic()
-        leaving = [part for part in standing.parts.values() if part.leaving is not None]
-        late = [part for part in leaving if part.cursor.out and part.leaving is not None and part.leaving <= now]
-        going = [part for part in leaving if not part.cursor.out] + late
-        if not going:
+        for part in standing.parts.values():
+            if part.leaving is None:
+                part.cursor.member = self._me
+        away, late = going(standing.parts.values(), self._clock.monotonic())
+        if not away:
             return
         if late:
             self._fence([])
-        await self._give_up(going)
-        for part in going:
+        await self._give_up(away)
+        for part in away:
             standing.parts.pop(part.number, None)
             part.close()
         self._wake(standing)

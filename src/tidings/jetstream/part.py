@@ -26,6 +26,11 @@ class Part:
         self._again: deque[Message] = deque()
 
     @property
+    def pending(self) -> int:
+        """How many are out."""
+        return len(self.cursor.out)
+
+    @property
     def ready(self) -> bool:
         """Whether there is something to lend."""
         if self.leaving is not None or self.reader is None or self.reader.broken:

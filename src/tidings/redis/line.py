@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import zlib
 from collections.abc import Iterable, Sequence
 
 from tidings.broker import Delivery
@@ -23,7 +22,7 @@ from tidings.redis.ears import Ears
 from tidings.redis.naming import Place
 from tidings.redis.part import Entry, Part, oldest_first
 from tidings.redis.standing import Sight, Standing
-from tidings.roster import Life, share
+from tidings.roster import Life, claimable, going, let_go, share
 
 log = logging.getLogger("tidings")
 
@@ -192,7 +191,7 @@ class GroupLine:
         await self._write()
         if era != self._era:
             raise Fenced(LOST)
-        if any(part.leaving is not None and not part.out for part in self._parts()):
+        if any(part.leaving is not None and not part.pending for part in self._parts()):
             self._stir.set()
 
     async def _write(self) -> None:
@@ -316,41 +315,26 @@ class GroupLine:
             self._fence(standing, lost)
         alive = standing.life.alive(sight.members)
         standing.bury(sight, alive)
-        rank = zlib.crc32(standing.place.state.encode()) % max(len(alive), 1)
-        quota = share(len(standing.place.topic.streams), alive[rank:] + alive[:rank], self._me)
-        self._let_go(standing, quota)
+        quota = share(len(standing.place.topic.streams), alive, self._me, group=standing.place.state)
+        let_go(mine.values(), quota, self._clock.monotonic() + self._lease)
         await self._hand_over(standing)
         others = {number: owner for number, owner in owners.items() if number not in mine}
-        ours = [number for number, owner in others.items() if owner == self._me]  # though we were not told
-        free = [number for number, owner in others.items() if owner not in alive and number not in ours]
-        if claim := ours + free[: max(0, quota - len(mine) - len(ours))]:
+        if claim := claimable(others, alive, self._me, quota - len(mine)):
             await standing.claim(self._connection.wire(), {number: others[number] for number in claim})
             self._ears.close()
             self._news.set()
 
-    def _let_go(self, standing: Standing, quota: int) -> None:
-        """What is more than our share is not lent any more, that of which the least is out first."""
-        staying = sorted(standing.parts.values(), key=lambda part: (part.leaving is not None, -part.out))
-        for part in staying[:quota]:
-            part.leaving = None
-        for part in staying[quota:]:
-            if part.leaving is None:
-                part.leaving = self._clock.monotonic() + self._lease
-
     async def _hand_over(self, standing: Standing) -> None:
         """What is to go, goes when nothing of it is out; or when it has been waited for long enough."""
-        now = self._clock.monotonic()
-        leaving = [part for part in standing.parts.values() if part.leaving is not None]
-        late = [part for part in leaving if part.out and part.leaving is not None and part.leaving <= now]
-        going = [part for part in leaving if not part.out] + late
-        if not going:
+        away, late = going(standing.parts.values(), self._clock.monotonic())
+        if not away:
             return
         await self._write()
-        for part in going:
+        for part in away:
             standing.parts.pop(part.number, None)
         if late:
             self._fence(standing, [])
-        await standing.release(self._connection.wire(), [part.number for part in going])
+        await standing.release(self._connection.wire(), [part.number for part in away])
 
     async def close(self) -> None:
         """See Line. Who is cancelled while it waits leaves all the same."""

@@ -59,7 +59,7 @@ class Part:
         return self
 
     @property
-    def out(self) -> int:
+    def pending(self) -> int:
         """How many are out or about to be, at least: nothing where it is 0."""
         return len(self._open) + self._lending
 

@@ -1,24 +1,12 @@
-"""What the tests of Redis share: links with names of their own, records, and ways to take what comes."""
+"""What the tests of Redis share: links, and a member that says nothing more."""
 
-import asyncio
 import contextlib
-import itertools
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
 
-from tidings.broker import Delivery, Record
 from tidings.brokers.redis import RedisLink
 from tidings.clock import Clock
 from tidings.dev import Valkey
-from tidings.errors import BrokerError, Fenced
 from tidings.link import Line
-
-GROUP = "shop.reserve"
-NUMBERS = itertools.count(1)
-
-
-def own() -> str:
-    """A prefix that no other test has."""
-    return f"own{next(NUMBERS)}"
 
 
 @contextlib.asynccontextmanager
@@ -31,44 +19,6 @@ async def opened(
         yield link
     finally:
         await link.close()
-
-
-def records(count: int, *, keys: int = 5, topic: str = "order", start: int = 0) -> list[Record]:
-    return [
-        Record(topic, f"body {n}".encode(), f"k{n % keys}", "order.created", f"id{n}", 1e9, {"source": "shop"})
-        for n in range(start, start + count)
-    ]
-
-
-async def taken(line: Line, count: int, seconds: float = 20.0) -> list[Delivery]:
-    """So many, through outages."""
-    found: list[Delivery] = []
-    async with asyncio.timeout(seconds):
-        while len(found) < count:
-            try:
-                found += await line.fetch(count - len(found), 1.0)
-            except Fenced:
-                raise
-            except BrokerError:
-                await asyncio.sleep(0.1)
-    return found
-
-
-async def until(true: Callable[[], bool], seconds: float = 20.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not true():  # noqa: ASYNC110 - what is waited for tells nobody
-            await asyncio.sleep(0.02)
-
-
-def ids(deliveries: Sequence[Delivery]) -> list[str]:
-    return [each.record.id for each in deliveries]
-
-
-def by_key(deliveries: Sequence[Delivery]) -> dict[str | None, list[str]]:
-    found: dict[str | None, list[str]] = {}
-    for each in deliveries:
-        found.setdefault(each.record.key, []).append(each.record.id)
-    return found
 
 
 def silence(link: RedisLink, line: Line) -> None:

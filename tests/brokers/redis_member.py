@@ -9,7 +9,7 @@ import argparse
 import asyncio
 import os
 
-from tests.brokers.redis_links import GROUP
+from tests.brokers.links import GROUP
 from tidings.brokers.redis import RedisLink
 from tidings.clock import Clock
 from tidings.errors import BrokerError

@@ -1,6 +1,7 @@
 """Who may connect to Kafka and how, and what is said to who may not: one broker with a listener for each way."""
 
 import asyncio
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from tidings.clock import Clock
 from tidings.dev import Kafka
 from tidings.dev.server import free_port
 
+NUMBERS = itertools.count(1)
 SCRAM = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
 PLAIN = f'org.apache.kafka.common.security.plain.PlainLoginModule required user_shop="{SECRET}" user_reader="{SECRET}";'
 MAPPED = "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SIGNED:SASL_SSL,BARE:SASL_PLAINTEXT,MUTUAL:SSL"
@@ -41,7 +43,7 @@ class Guarded:
 
     def link(self, listener: str, options: str = "", user: str = "") -> KafkaLink:
         at = f"kafka://{user}{'@' if user else ''}127.0.0.1:{self.ports[listener]}"
-        return KafkaLink(f"{at}?prefix=own.&partitions=1&message.timeout.ms=5000&{options}", Clock())
+        return KafkaLink(f"{at}?prefix=own.{next(NUMBERS)}.&partitions=1&message.timeout.ms=5000&{options}", Clock())
 
     def certificate(self, name: str) -> str:
         """The options of who signs in by a certificate."""
@@ -99,10 +101,14 @@ def guarded(certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 @pytest.mark.timeout(180)  # a busy machine starts Kafka in a minute
 async def test_who_signs_in_as_the_broker_wants_comes_in(guarded: Guarded) -> None:
     shop = f"shop:{CODED}"
-    await works(guarded.link("SIGNED", guarded.ca, shop))
-    await works(guarded.link("SIGNED", f"{guarded.ca}&sasl.mechanism=PLAIN", shop))
-    await works(guarded.link("BARE", "security.protocol=SASL_PLAINTEXT", shop))
-    await works(guarded.link("MUTUAL", guarded.certificate("client")))
+    async with asyncio.TaskGroup() as tasks:
+        for listener, options, user in (
+            ("SIGNED", guarded.ca, shop),
+            ("SIGNED", f"{guarded.ca}&sasl.mechanism=PLAIN", shop),
+            ("BARE", "security.protocol=SASL_PLAINTEXT", shop),
+            ("MUTUAL", guarded.certificate("client"), ""),
+        ):
+            tasks.create_task(works(guarded.link(listener, options, user)))
 
 
 @pytest.mark.timeout(180)

@@ -1,32 +1,23 @@
 """What a link to NATS JetStream promises, on a real server."""
 
-import asyncio
 import contextlib
-import itertools
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 
 import pytest
 
-from tidings.broker import Delivery, Lag, Record, Start
+from tests.brokers.links import GROUP, by_key, ids, own, records, shared_and_handed_over, taken
+from tidings.broker import Lag, Record, Start
 from tidings.brokers.nats import NatsLink
 from tidings.clock import Clock
 from tidings.dev import Nats
 from tidings.errors import BodyTooLarge, BrokerError, Closed, Fenced
 from tidings.link import Line, Link
 
-GROUP = "shop.reserve"
-NUMBERS = itertools.count(1)
-
 
 @pytest.fixture
 async def link(nats_server: Nats) -> AsyncIterator[NatsLink]:
     async with opened(nats_server, own()) as link:
         yield link
-
-
-def own() -> str:
-    """A prefix that no other test has."""
-    return f"own{next(NUMBERS)}"
 
 
 @contextlib.asynccontextmanager
@@ -37,32 +28,6 @@ async def opened(server: Nats, prefix: str, more: str = "", *, lease: float = 3.
         yield link
     finally:
         await link.close()
-
-
-def records(count: int, *, keys: int = 5, topic: str = "order", start: int = 0) -> list[Record]:
-    return [
-        Record(topic, f"body {n}".encode(), f"k{n % keys}", "order.created", f"id{n}", 1e9, {"source": "shop"})
-        for n in range(start, start + count)
-    ]
-
-
-async def taken(line: Line, count: int) -> list[Delivery]:
-    found: list[Delivery] = []
-    async with asyncio.timeout(20):
-        while len(found) < count:
-            found += await line.fetch(count - len(found), 1.0)
-    return found
-
-
-def ids(deliveries: Sequence[Delivery]) -> list[str]:
-    return [each.record.id for each in deliveries]
-
-
-def by_key(deliveries: Sequence[Delivery]) -> dict[str | None, list[str]]:
-    found: dict[str | None, list[str]] = {}
-    for each in deliveries:
-        found.setdefault(each.record.key, []).append(each.record.id)
-    return found
 
 
 async def test_it_is_a_link(link: NatsLink) -> None:
@@ -108,26 +73,7 @@ async def test_an_id_is_kept_once(link: NatsLink) -> None:
 async def test_parts_are_shared_and_handed_over(nats_server: Nats) -> None:
     prefix = own()
     async with opened(nats_server, prefix) as one, opened(nats_server, prefix) as other:
-        first = await one.join(["order"], GROUP)
-        await one.publish(records(40, keys=40))
-        held = await taken(first, 40)
-        second = await other.join(["order"], GROUP)
-        assert await second.fetch(100, 0.3) == []
-        await first.done(held)
-        seen: dict[str, int] = {}
-        number = 40
-        async with asyncio.timeout(20):
-            while set(seen.values()) != {1, 2}:
-                await one.publish(records(20, keys=40, start=number))
-                number += 20
-                for name, member in ((1, first), (2, second)):
-                    lent = await member.fetch(100, 0.1)
-                    await member.done(lent)
-                    assert not seen.keys() & set(ids(lent))
-                    seen |= dict.fromkeys(ids(lent), name)
-        await first.close()
-        await one.publish(records(40, keys=40, start=number))
-        assert len(await taken(second, number - 40 - len(seen) + 40)) >= 40
+        await shared_and_handed_over(one, other)
 
 
 async def test_lag_counts_what_is_not_done(link: NatsLink) -> None:

@@ -11,7 +11,7 @@ import nkeys
 import pytest
 
 from tests.brokers import access
-from tests.brokers.test_nats import own, records
+from tests.brokers.links import own, records
 from tidings.brokers.nats import NatsLink
 from tidings.clock import Clock
 from tidings.dev import Nats

@@ -11,9 +11,9 @@ from pathlib import Path
 import nats
 import pytest
 
-from tests.brokers.test_nats import GROUP, by_key, ids, opened, own, records, taken
+from tests.brokers.links import GROUP, by_key, ids, own, publish_all, records, taken
+from tests.brokers.test_nats import opened
 from tidings.broker import Delivery, Record, Start
-from tidings.brokers.nats import NatsLink
 from tidings.clock import Clock
 from tidings.dev import Nats
 from tidings.errors import BrokerError, Fenced, PublishFailed, Unreachable
@@ -67,17 +67,10 @@ async def member(url: str, *options: str) -> AsyncIterator[Process]:
         process.kill()
 
 
-async def published(link: NatsLink, wanted: list[Record]) -> None:
-    """As the engine does: what may not be kept is published again."""
-    left = wanted
-    async with asyncio.timeout(40):
-        while left:
-            try:
-                await link.publish(left)
-                return
-            except PublishFailed as failed:
-                left = [each for each in left if each.id in failed.unsent]
-                await asyncio.sleep(0.1)
+async def fetch_on(line: Line) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            await line.fetch(4, 1.0)
 
 
 async def settled(line: Line, until: int) -> list[Delivery]:
@@ -151,7 +144,7 @@ async def test_a_server_that_comes_back_has_lost_nothing(server: Nats, how: str)
                 if start in (400, 800):
                     await asyncio.to_thread(getattr(server, how))
                     tasks.create_task(asyncio.to_thread(server.start))
-                await published(link, wanted[start : start + 100])
+                await publish_all(link, wanted[start : start + 100])
         assert by_key(reading.result()) == {f"k{n}": [r.id for r in wanted if r.key == f"k{n}"] for n in range(20)}
         assert {each.attempt for each in reading.result()} == {1}
         assert (await link.lag("order", GROUP)).waiting == 0
@@ -174,11 +167,11 @@ async def test_while_the_server_is_away_all_is_told_and_few_connections_are_trie
                 await link.publish(records(3, start=3))
             assert failed.value.unsent == ("id3", "id4", "id5")
             with pytest.raises(BrokerError, match="NATS"):
-                await taken(line, 4)
+                await fetch_on(line)
             await asyncio.sleep(2.0)
         assert 1 <= tries <= 5
         server.start()
-        await published(link, records(3, start=3))
+        await publish_all(link, records(3, start=3))
         assert sorted(ids(await settled(line, 6))) == [f"id{n}" for n in range(6)]
 
 
@@ -195,7 +188,7 @@ async def test_a_connection_that_is_silent_is_given_up(server: Nats, monkeypatch
         finally:
             monkeypatch.undo()
             server.resume()
-        await published(link, records(5))
+        await publish_all(link, records(5))
         assert len(await settled(line, 5)) == 5
 
 
@@ -209,7 +202,7 @@ async def test_a_stream_that_was_deleted_is_made_again_and_read_from_its_beginni
         plain = await nats.connect(nats_server.url)
         await plain.jetstream().delete_stream(f"{prefix}_order")
         await plain.close()
-        await published(link, records(5, start=20))
+        await publish_all(link, records(5, start=20))
         assert sorted(ids(await settled(line, 5))) == [f"id{n}" for n in range(20, 25)]
         assert ids(await settled(view, 5)) == [f"id{n}" for n in range(20, 25)]
 
@@ -222,7 +215,7 @@ async def test_state_that_was_deleted_is_an_error_and_not_silence(nats_server: N
         await plain.jetstream().delete_stream(f"KV_{prefix}")
         await plain.close()
         with pytest.raises(BrokerError):
-            await taken(line, 1)
+            await fetch_on(line)
         with pytest.raises(Unreachable):  # as of a server that begins or ends: who starts just now waits for it
             await link.join(["order"], GROUP)
 

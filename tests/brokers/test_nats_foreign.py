@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.brokers.test_nats import GROUP, opened, own, records, taken
+from tests.brokers.links import GROUP, own, records, taken
+from tests.brokers.test_nats import opened
 from tidings import binding
 from tidings.broker import Record, Start
 from tidings.dev import Nats

@@ -5,13 +5,14 @@ import contextlib
 import itertools
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
+from tests.brokers.links import GROUP, by_key, ids, records, until
 from tests.servers.shared import require
 from tidings.amqp.naming import SLOTS, slot
 from tidings.amqp.part import WINDOW
@@ -22,7 +23,7 @@ from tidings.dev import RabbitMQ
 from tidings.errors import BodyTooLarge, BrokerError, Closed, Fenced, InvalidEvent, PublishFailed
 from tidings.link import Line, Link
 
-TOPIC, GROUP = "order", "shop.reserve"
+TOPIC = "order"
 NUMBERS = itertools.count(1)
 PERSISTENT = pika.BasicProperties(delivery_mode=2)
 
@@ -59,13 +60,6 @@ async def link(rabbitmq_server: RabbitMQ) -> AsyncIterator[RabbitLink]:
         yield link
 
 
-def records(count: int, *, keys: int = 5, topic: str = TOPIC, start: int = 0) -> list[Record]:
-    return [
-        Record(topic, f"body {n}".encode(), f"k{n % keys}", "order.created", f"id{n}", 1e9, {"source": "shop"})
-        for n in range(start, start + count)
-    ]
-
-
 async def taken(line: Line, count: int, *, patience: float = 20.0) -> list[Delivery]:
     found: list[Delivery] = []
     async with asyncio.timeout(patience):
@@ -85,17 +79,6 @@ async def said(lines: asyncio.StreamReader, word: bytes, *, among: int) -> bool:
     return False
 
 
-def ids(deliveries: Sequence[Delivery]) -> list[str]:
-    return [each.record.id for each in deliveries]
-
-
-def by_key(deliveries: Sequence[Delivery]) -> dict[str | None, list[str]]:
-    found: dict[str | None, list[str]] = {}
-    for each in deliveries:
-        found.setdefault(each.record.key, []).append(each.record.id)
-    return found
-
-
 def in_order(wanted: Sequence[Record]) -> dict[str | None, list[str]]:
     return by_key([Delivery(each, 1, 0) for each in wanted])
 
@@ -106,14 +89,8 @@ def cut(link: RabbitLink) -> None:
     link.voice.wire().abort()
 
 
-async def until(holds: Callable[[], bool], *, patience: float = 40.0) -> None:
-    async with asyncio.timeout(patience):
-        while not holds():  # noqa: ASYNC110 - nothing tells of it
-            await asyncio.sleep(0.01)
-
-
 async def back(link: RabbitLink) -> None:
-    await until(lambda: link.connection.up and link.voice.up)
+    await until(lambda: link.connection.up and link.voice.up, 40.0)
 
 
 async def test_it_is_a_link(link: RabbitLink) -> None:
@@ -519,7 +496,7 @@ async def test_nothing_acknowledged_is_lost_when_the_server_goes(how: str, tmp_p
             acknowledged, seen = set[str](), dict[str, int]()
             publishing = asyncio.create_task(publish_on(link, 600, acknowledged))
             consuming = asyncio.create_task(consume_on(line, seen))
-            await until(lambda: len(acknowledged) >= 200)
+            await until(lambda: len(acknowledged) >= 200, 40.0)
             await loop.run_in_executor(None, server.kill9 if how == "kill" else server.stop)
             with pytest.raises(PublishFailed) as failed:
                 await link.publish(records(1, start=9000))
@@ -527,7 +504,7 @@ async def test_nothing_acknowledged_is_lost_when_the_server_goes(how: str, tmp_p
             await loop.run_in_executor(None, server.start)
             async with asyncio.timeout(40):
                 await publishing
-            await until(lambda: acknowledged <= seen.keys())
+            await until(lambda: acknowledged <= seen.keys(), 40.0)
             consuming.cancel()
             await asyncio.wait([consuming])
             assert max(seen.values()) == 1, "an outage is no attempt"

@@ -7,7 +7,8 @@ import msgspec
 import pytest
 import redis.asyncio as plain
 
-from tests.brokers.redis_links import GROUP, by_key, ids, opened, own, records, silence, taken, until
+from tests.brokers.links import GROUP, by_key, ids, own, records, shared_and_handed_over, taken, until
+from tests.brokers.redis_links import opened, silence
 from tidings.broker import Record, Start
 from tidings.brokers.redis import RedisLink
 from tidings.clock import Clock
@@ -133,26 +134,7 @@ async def test_who_was_thought_dead_is_fenced_whatever_it_tries(valkey_server: V
 async def test_parts_are_shared_and_handed_over(valkey_server: Valkey) -> None:
     prefix = own()
     async with opened(valkey_server, prefix) as one, opened(valkey_server, prefix) as other:
-        first = await one.join(["order"], GROUP)
-        await one.publish(records(40, keys=40))
-        held = await taken(first, 40)
-        second = await other.join(["order"], GROUP)
-        assert await second.fetch(100, 0.3) == []
-        await first.done(held)
-        seen: dict[str, int] = {}
-        number = 40
-        async with asyncio.timeout(20):
-            while set(seen.values()) != {1, 2}:
-                await one.publish(records(20, keys=40, start=number))
-                number += 20
-                for name, member in ((1, first), (2, second)):
-                    lent = await member.fetch(100, 0.1)
-                    await member.done(lent)
-                    assert not seen.keys() & set(ids(lent))
-                    seen |= dict.fromkeys(ids(lent), name)
-        await first.close()
-        await one.publish(records(40, keys=40, start=number))
-        assert len(await taken(second, number - 40 - len(seen) + 40)) >= 40
+        await shared_and_handed_over(one, other)
 
 
 async def test_a_part_that_has_to_go_is_lent_no_more_and_goes_after_the_lease(valkey_server: Valkey) -> None:

@@ -13,7 +13,7 @@ import pytest
 import redis.asyncio as plain
 
 from tests.brokers.access import CODED, SECRET, refused, works
-from tests.brokers.redis_links import own
+from tests.brokers.links import own
 from tidings.brokers.redis import RedisLink
 from tidings.clock import Clock
 from tidings.dev import Valkey

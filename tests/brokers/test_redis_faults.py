@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.brokers.redis_links import GROUP, by_key, ids, opened, own, records, taken, until
+from tests.brokers.links import GROUP, by_key, ids, own, publish_all, records, taken, until
+from tests.brokers.redis_links import opened
 from tests.servers.shared import require
 from tidings.broker import Delivery, Record, Start
 from tidings.brokers.redis import RedisLink
@@ -55,18 +56,6 @@ async def line_of(process: Process, *wanted: str) -> list[str]:
             if line.split()[: len(wanted)] == [*wanted]:
                 return said
     raise AssertionError(f"it ended without saying {wanted}: {said}")
-
-
-async def publish(link: RedisLink, wanted: list[Record]) -> None:
-    """Until all is kept, however long the server is away."""
-    left = wanted
-    while left:
-        try:
-            await link.publish(left)
-            return
-        except PublishFailed as failed:
-            left = [each for each in left if each.id in failed.unsent]
-            await asyncio.sleep(0.05)
 
 
 async def test_what_kills_its_member_comes_with_its_attempt_and_the_order_is_kept(valkey_server: Valkey) -> None:
@@ -150,7 +139,7 @@ async def test_nothing_is_lost_when_the_server_dies_under_load(own_server: Valke
         async def send(number: int) -> None:
             each = [Record("order", b"x", f"k{number}", "t", f"{number}-{n}") for n in range(40)]
             for first in range(0, 40, 4):
-                await publish(sender, each[first : first + 4])
+                await publish_all(sender, each[first : first + 4])
 
         async def trouble() -> None:
             for share in (3, 2):
@@ -181,7 +170,7 @@ async def test_a_server_that_stands_still_is_noticed_and_found_again(own_server:
         with pytest.raises(BrokerError):
             await taken_once(line)
         await asyncio.to_thread(own_server.resume)
-        await publish(link, records(3))
+        await publish_all(link, records(3))
         assert sorted(ids(await taken(line, 3))) == ["id0", "id1", "id2"]
 
 
@@ -210,7 +199,7 @@ async def test_while_the_server_is_away_it_is_tried_twice_a_second_at_most(own_s
                 await asyncio.sleep(0.1)
         assert 2 <= len(attempts) <= 9
         await asyncio.to_thread(own_server.start)
-        await publish(link, records(5))
+        await publish_all(link, records(5))
         assert len(await taken(line, 5)) == 5
 
 
@@ -232,7 +221,7 @@ async def test_fifty_cut_connections_lose_nothing(valkey_server: Valkey) -> None
 
         async def send() -> None:
             for first in range(0, 500, 10):
-                await publish(other, published[first : first + 10])
+                await publish_all(other, published[first : first + 10])
 
         async def receive() -> None:
             while len(set(found)) < 500:

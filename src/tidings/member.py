@@ -12,7 +12,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from operator import attrgetter
+from operator import attrgetter, is_
 from typing import Any, Protocol
 
 import msgspec
@@ -324,16 +324,17 @@ class Member:
         self._loop.call_soon_threadsafe(self._wake)
 
     async def _ack_in_parcel(self, deliveries: Sequence[Delivery]) -> None:
-        if not all(map(self._holds, deliveries)):
+        if not all(map(is_, map(self._lent.get, map(RECEIPT, deliveries)), deliveries)):
             self._give_back()
             raise Fenced(f"{self._name} no longer holds some of the records that it settles")
         await self._line.done(deliveries)
         self._forget(deliveries)
 
     def _forget(self, deliveries: Sequence[Delivery]) -> None:
+        lent = self._lent
         for each in deliveries:
-            if self._holds(each):
-                del self._lent[each.receipt]
+            if lent.get(each.receipt) is each:
+                del lent[each.receipt]
         if self._suspects:
             for each in deliveries:
                 self._suspects.pop(each.receipt, None)

@@ -44,7 +44,7 @@ VIEW = "tidings-view"
 LOOK = 1.0
 """Seconds between two looks for notes."""
 GLANCE = 0.5
-REFUSED = 2.0
+REFUSED = 3.0
 """Seconds in which servers that refuse are tried again: each may have another address, or be just coming."""
 HEARD = 16
 

@@ -143,28 +143,27 @@ class KafkaLine:
 
     def _take_new(self, taken: list[Delivery], limit: int) -> None:
         """Of what came from the pump. This is where a record costs most: the usual one takes the shortest way."""
-        read, buffer, single = self._read, self._buffer, len(self._ledgers) == 1
-        of_topic = next(iter(self._ledgers.values()), NOTHING)
+        read, buffer = self._read, self._buffer
         plain = not taken or taken[0].attempt == 1
-        last, ledger = -1, None
+        last, name, base, ledger = -1, "", 0, None
         for _ in range(limit):
             message = buffer.popleft()
-            partition = message.partition()
-            if partition != last or not single:
-                last = partition
-                ledger = (of_topic if single else self._ledgers.get(message.topic(), NOTHING)).get(partition)
+            partition, topic, offset = message.partition(), message.topic(), message.offset()
+            if partition != last or topic != name:
+                last, name = partition, topic
+                ledger = self._ledgers.get(topic, NOTHING).get(partition)
+                base = 0 if ledger is None else ledger.number << SHIFT
             if ledger is None or ledger.leaving:
                 continue
-            offset = message.offset()
             if plain and offset >= ledger.next and not ledger.past:
-                delivery = Delivery(read(message, ledger.name), 1, ledger.number << SHIFT | offset)
+                delivery = Delivery(read(message, ledger.name), 1, base | offset)
                 ledger.out[offset] = delivery
                 ledger.next = offset + 1
             elif attempt := ledger.attempt(offset):
                 if not fits(taken, attempt):
                     buffer.appendleft(message)
                     return
-                delivery = Delivery(read(message, ledger.name), attempt, ledger.number << SHIFT | offset)
+                delivery = Delivery(read(message, ledger.name), attempt, base | offset)
                 ledger.lend(delivery)
                 plain = attempt == 1
             else:

@@ -31,7 +31,12 @@ OPTIONS: Readers = {
 PARTITIONS = 12
 SIGNED = {"security.protocol": "SASL_SSL", "sasl.mechanism": "SCRAM-SHA-512"}
 """How to sign in where the URL has a user and says no more."""
-EVERY = {"reconnect.backoff.ms": 500, "reconnect.backoff.max.ms": 2000, "socket.keepalive.enable": True, "log_level": 3}
+EVERY = {
+    "reconnect.backoff.ms": 2000,
+    "reconnect.backoff.max.ms": 2000,
+    "socket.keepalive.enable": True,
+    "log_level": 3,
+}
 PRODUCER = {
     "enable.idempotence": True,
     "acks": "all",

@@ -37,6 +37,8 @@ class Member:
                     self.lent[id] = int(attempt)
                 case ["settled", id]:
                     self.settled.append(id)
+                case _:  # trouble, which passes
+                    pass
 
     async def ended(self) -> int:
         """Its exit code, once it has ended and all that it said is known."""

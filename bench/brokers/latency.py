@@ -6,12 +6,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import sys
 import threading
 import time
-from asyncio.subprocess import Process
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -39,13 +37,12 @@ async def by_us(kind: str, url: str, topic: str, count: int) -> Reading:
     """`await app.publish(*what_is_due)` in a task of its own; an `async def` handler in another process."""
     placed = ours.placed_on(topic)
     await ours.declare(url, placed)
-    async with _consumer(kind, "ours", url, topic, count) as consumer, App("bench", url) as app:
+    async with App("bench", url) as app:
 
         async def publish(some: Sequence[OrderPlaced]) -> None:
             await app.publish(*some)
 
-        await _offer(publish, ours.events(placed, 1000), count)
-        return await told(consumer)
+        return await _measured(publish, ours.events(placed, 1000), count, [kind, "ours", url, topic])
 
 
 async def by_raw(kind: str, url: str, topic: str, count: int) -> Reading:
@@ -53,21 +50,21 @@ async def by_raw(kind: str, url: str, topic: str, count: int) -> Reading:
     plain = client(kind, url, topic)
     await plain.open()
     await plain.declare()
-    async with _consumer(kind, "raw", url, topic, count) as consumer:
 
-        async def publish(some: Sequence[OrderPlaced]) -> None:
-            await plain.publish(by_hand.pairs(some))
+    async def publish(some: Sequence[OrderPlaced]) -> None:
+        await plain.publish(by_hand.pairs(some))
 
-        await _offer(publish, orders(1000), count)
-        reading = await told(consumer)
+    reading = await _measured(publish, orders(1000), count, [kind, "raw", url, topic])
     await plain.close()
     return reading
 
 
-def _consumer(
-    kind: str, side: str, url: str, topic: str, count: int
-) -> contextlib.AbstractAsyncContextManager[Process]:
-    return consuming("bench.brokers.latency", kind, side, url, topic, str(count))
+async def _measured(publish: Publish, pool: Sequence[OrderPlaced], count: int, where: Sequence[str]) -> Reading:
+    """One event goes ahead: the consumer is ready when it has handled it."""
+    await publish(pool[:1])
+    async with consuming("bench.brokers.latency", *where, str(count + 1)) as consumer:
+        await _offer(publish, pool, count)
+        return await told(consumer)
 
 
 async def _offer(publish: Publish, pool: Sequence[OrderPlaced], count: int) -> None:
@@ -98,28 +95,34 @@ def _pace(start: float, count: int, tell: Callable[[], object]) -> None:
 # -- the consuming process
 
 
-async def _handled_by_us(kind: str, url: str, topic: str, latencies: Latencies) -> None:
-    async def note(event: OrderPlaced) -> None:
-        await latencies.handle(event)
-
+async def _handled_by_us(url: str, topic: str, note: ours.Handle, latencies: Latencies) -> None:
     async with ours.working(ours.app_on(url, ours.placed_on(topic), note)):
-        print("ready", flush=True)
         await latencies.all.wait()
 
 
-async def _handled_by_hand(kind: str, url: str, topic: str, latencies: Latencies) -> None:
+async def _handled_by_hand(kind: str, url: str, topic: str, note: ours.Handle, latencies: Latencies) -> None:
     plain = client(kind, url, topic)
     await plain.open()
-    await plain.take()  # nothing yet: it has subscribed
-    print("ready", flush=True)
-    await by_hand.consume(plain, latencies.handle, Counted(latencies.count))
+    await by_hand.consume(plain, note, Counted(latencies.count))
     await plain.close()
 
 
 async def _consume(kind: str, side: str, url: str, topic: str, count: int) -> Reading:
     latencies = Latencies(count)
+    first = True
+
+    async def note(event: OrderPlaced) -> None:
+        nonlocal first
+        if first:
+            first = False
+            print("ready", flush=True)
+        await latencies.handle(event)
+
     async with asyncio.timeout(PATIENCE):
-        await {"ours": _handled_by_us, "raw": _handled_by_hand}[side](kind, url, topic, latencies)
+        if side == "ours":
+            await _handled_by_us(url, topic, note, latencies)
+        else:
+            await _handled_by_hand(kind, url, topic, note, latencies)
     return latencies.reading()
 
 

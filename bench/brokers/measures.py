@@ -15,7 +15,7 @@ from bench.measure import Also, Goal, Measure
 from bench.reading import Reading, Task
 from tidings import dev
 
-LEAST = 400
+LEAST = 200
 BACKLOG = 1_000_000
 EACH = "events/s of CPU"
 DEFAULTS = "FastStream by its defaults"

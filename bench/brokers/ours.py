@@ -40,10 +40,10 @@ def events(kind: type[OrderPlaced], count: int) -> list[OrderPlaced]:
 
 
 def app_on(url: str, kind: type[OrderPlaced], handle: Handle) -> App:
-    """An app whose one handler hears what is published once its group is there."""
+    """An app whose one handler hears what is published once its group is there, which is the same whatever it does."""
     handle.__annotations__["event"] = kind  # its class is not known before the topic is
     app = App("bench", url)
-    app.on(kind, start=Start.LATEST)(handle)
+    app.on(kind, start=Start.LATEST, name="handle")(handle)
     return app
 
 

@@ -38,7 +38,6 @@ class Embedded:
 
     store = None
     faults: Mapping[str, Blow] = MappingProxyType({})
-    connection: ClassVar[type] = Books.connection
     places: ClassVar = {
         "burying": Place(rare=True),
         "claimed": Place(7),
@@ -58,6 +57,7 @@ class Embedded:
         query = urlsplit(url).query
         self._books = Books(self._connection.broker.database)
         self.url = f"sqlite:{self._books.path}{query and '?' + query}"
+        self.connection = self._books.connection
         self.record = self._books.record
         self.effects = self._books.effects
         self.rows = self._books.rows

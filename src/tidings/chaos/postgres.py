@@ -38,7 +38,6 @@ class Postgres:
 
     store = None
     places: ClassVar = Embedded.places
-    connection: ClassVar[type] = PostgresBooks.connection
 
     def __init__(self, url: str, *, faults: Mapping[str, Blow] | None = None, direct: str | None = None) -> None:
         self.url = url
@@ -47,6 +46,7 @@ class Postgres:
         assert isinstance(self._connection.store, PostgresStore)
         self._books = PostgresBooks(self._connection.store)
         self._last = Look(1, 0, None, None)
+        self.connection = self._books.connection
         self.record = self._books.record
         self.effects = self._books.effects
         self.rows = self._books.rows

@@ -31,7 +31,7 @@ from tidings.chaos.toxics import Reset
 AWAY = 8
 """Seconds for which nobody gets through to the server when all start."""
 PATIENCE = 240.0
-"""Seconds in which nothing moves, after which a run is broken off: a server that begins on a busy machine takes long."""
+"""Seconds in which nothing moves, after which a run is broken off: on a busy machine a server takes long to begin."""
 PROCESSES, SERVER, START = "processes", "server", "start"
 COMMITTED = {"postgres": {"committed": 2, "committing": 1}}
 """Where broker and store settle in one commit, the other servers' places between the two do not exist."""
@@ -90,7 +90,7 @@ publishers are killed, frozen, stopped), *server* (the server and the way to it 
 through at first). Publishers keep an fsynced journal, effects are in the user's own table without a unique constraint.
 What was lost, doubled or out of order is that of the row's run, in which the faults of other rows happen too.
 *Recovery* is from the fault, or from its end where it is one of the server or of the way to it, to the next effect on a
-key that it held up. All servers and processes share the machine below with others, so times say little of a quiet one.
+key that it held up; where further faults come first, it goes on through them.
 
 `make reliability-brokers` writes the tables anew; `ARGS="--server nats --run start"` only a part."""
 

@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +33,7 @@ class Heard(NamedTuple):
 
 
 @contextlib.asynccontextmanager
-async def at(broker: str, store: str | None = None) -> AsyncIterator[Connection]:
+async def at(broker: str, store: str | None = None) -> AsyncGenerator[Connection]:
     connection = connect(load(broker=broker, store=store), Clock())
     await connection.open()
     try:

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from pathlib import Path
 
 import pytest
@@ -37,7 +37,7 @@ def bridge(source: str, target: str, *more: str, failpoint: str = "") -> "subpro
 
 
 @contextlib.contextmanager
-def running(*bridges: "subprocess.Popen[bytes]") -> Iterator[None]:
+def running(*bridges: "subprocess.Popen[bytes]") -> Generator[None]:
     try:
         yield
     finally:
@@ -57,7 +57,7 @@ def some(name: str, count: int) -> list[Record]:
 
 
 @contextlib.asynccontextmanager
-async def seen(url: str) -> AsyncIterator[Callable[[int], Awaitable[list[Record]]]]:
+async def seen(url: str) -> AsyncGenerator[Callable[[int], Awaitable[list[Record]]]]:
     """Wait until so many records have come."""
     async with at(url) as there:
         view = await there.broker.subscribe(["order"], None, Start.EARLIEST)

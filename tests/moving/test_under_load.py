@@ -8,7 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
@@ -52,7 +52,7 @@ class Crew:
 
 
 @contextlib.contextmanager
-def crew(folder: Path) -> Iterator[Crew]:
+def crew(folder: Path) -> Generator[Crew]:
     working = Crew(folder)
     try:
         yield working

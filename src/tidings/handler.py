@@ -278,9 +278,7 @@ class _Wiring:
     def parameter(self, parameter: inspect.Parameter, kind: Any) -> None:
         name = parameter.name
         if kind is Tx:
-            self._refuse(
-                not self.asynchronous, f"{name}: Tx is for async def handlers; take Sql instead."
-            )
+            self._refuse(not self.asynchronous, f"{name}: Tx is for async def handlers; take Sql instead.")
             self._refuse(
                 not self.store.keeps, f"{name}: Tx needs a store beside this broker; name one: --store sqlite:shop.db."
             )

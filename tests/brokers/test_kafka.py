@@ -139,10 +139,13 @@ async def test_who_joins_waits_for_what_is_out(place: Place) -> None:
         second = await other.join(["order"], GROUP)
         assert await second.fetch(100, 1.5) == []
         await first.done(held)
-        await one.publish(records(40, keys=40, prefix="s"))
         seen: dict[str, set[str]] = {"first": set(), "second": set()}
+        published = 0
         async with asyncio.timeout(30):
-            while sum(map(len, seen.values())) < 40:
+            while not seen["second"] or sum(map(len, seen.values())) < published:
+                if sum(map(len, seen.values())) == published:  # until the parts have been shared out
+                    await one.publish(records(40, keys=40, prefix=f"s{published}-"))
+                    published += 40
                 for name, line in (("first", first), ("second", second)):
                     lent = await line.fetch(100, 0.1)
                     seen[name].update(ids(lent))

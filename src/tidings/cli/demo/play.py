@@ -29,8 +29,6 @@ QUIET = 2
 """Looks without anything waiting, after which all is done."""
 PATIENCE = 60.0
 """Seconds without progress before the play is broken off."""
-KILL_WAIT = 10.0
-"""Seconds in which a kill has to find work in hand."""
 NEWS = 8
 
 
@@ -146,19 +144,22 @@ class Play:
     # -- killing
 
     async def _allowed(self, sent: int) -> int:
-        """How many may come before the next kill; when it is time, the next worker is made ready for it."""
+        """How many may come before the next kill; when it is time, the next worker is made ready for it.
+
+        Until it is killed orders come one by one: it needs work in hand, and where others have all the keys, a moment
+        in which they have none.
+        """
+        if self._killing is not None and not self._killing.done():
+            return 1
         if self._armed == self._wish.kills:
             return len(self.feed.past)
         at = (self._armed + 1) * len(self.feed.past) // (self._wish.kills + 1)
         if sent < at:
             return at - sent
         self._armed += 1
-        if self._killing is not None:
-            await asyncio.wait([self._killing], timeout=KILL_WAIT)
-            self._killing.cancel()
         hand = await self.crew.next_victim()
         self._killing = asyncio.create_task(self._kill(hand), name="kill")
-        return await self._allowed(sent)
+        return 1
 
     async def _kill(self, hand: Hand) -> None:
         await self.crew.kill(hand)

@@ -22,6 +22,8 @@ from tidings.testing.checks.server import GROUP, TOPIC
 from tidings.testing.contract import Check, Server
 
 NUMBERS = itertools.count(1)
+ON_DISK = 2.0
+"""Seconds: a queue that is younger may be forgotten when RabbitMQ is killed, with all that was confirmed."""
 CHECKS = with_a_store(RabbitLink.features, ABLE)
 
 
@@ -55,7 +57,13 @@ def site(server: RabbitMQ, store: Callable[[], Store], path: str | None = None) 
             for part in range(place.parts):
                 channel.queue_delete(place.queue(part))
 
-    more = {"config": config(url, path), "remove": lambda: asyncio.to_thread(remove), **blows(server)}
+    given = blows(server)
+
+    async def kill() -> None:
+        await asyncio.sleep(ON_DISK)
+        await given["kill"]()
+
+    more = {"config": config(url, path), "remove": lambda: asyncio.to_thread(remove), **given, "kill": kill}
     return LinkedSite(link, store, silence, lease=LEASE).server(**more)
 
 

@@ -2,8 +2,8 @@
 
 A guided tour. `publish` hands rows to the group-commit writer (`embedded/writer.py`), which wakes the readers of every
 process after its commit (`embedded/wakeup.py`). A member of a group reads, lends and settles in `embedded/group.py`;
-who owns which part of the keys is decided in `embedded/membership.py`. What is here: the tables, publishing, views
-without memory, and the housekeeping: leases, delayed records that fall due, retention.
+who owns which part of the keys is decided in `embedded/membership.py`; a view (`embedded/view.py`) remembers nothing.
+What is here: the tables, publishing, and the housekeeping: leases, delayed records that fall due, retention.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import logging
 import sqlite3
 import sys
 import zlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import chain, repeat
 from typing import Any
@@ -22,14 +22,15 @@ from typing import Any
 import msgspec
 
 from tidings import failpoint
-from tidings.broker import Delivery, Feature, Lag, Record, Start
+from tidings.broker import Feature, Lag, Record, Start
 from tidings.clock import Clock
 from tidings.embedded import backlog, membership, steady
 from tidings.embedded.checksum import adapt, checksum, headers_of
 from tidings.embedded.database import READ_ERRORS, Connection, Database, create, named
-from tidings.embedded.feed import FETCH, Feed, Loan, Rows, some
+from tidings.embedded.feed import Feed, Loan, Rows
 from tidings.embedded.group import Group
 from tidings.embedded.membership import PARTS, Lent, Process
+from tidings.embedded.view import View
 from tidings.embedded.wakeup import POLL_WITHOUT_INOTIFY, Wakeup
 from tidings.embedded.writer import BUSY_WAIT, Writer
 from tidings.errors import (
@@ -337,7 +338,7 @@ class SqliteBroker:
             self._seen = self.read(HEAD)[0][0]
         if group is None:
             cursors = {name: position(self._reader, self.topics[name], start) for name in topics}
-            view = View(self, cursors)
+            view = View(self, self.topics, cursors)
             self._views[view] = None
             return view
         (group_id,) = self.read("SELECT id FROM tidings_group WHERE name = ?", (group,))[0]
@@ -520,57 +521,6 @@ class SqliteBroker:
             )
             limits.append(row[0][0] if row else 0)
         return max(limits, default=0)
-
-
-class View:
-    """A private view: every record from its start, nothing remembered, nothing to settle."""
-
-    def __init__(self, broker: SqliteBroker, cursors: dict[str, int]) -> None:
-        self.wake = asyncio.Event()
-        self.waiting = False
-        self.topics = {broker.topics[name] for name in cursors}
-        self._broker = broker
-        self._cursors = cursors
-        self._closed = False
-
-    async def fetch(self, limit: int, wait: float) -> Sequence[Delivery]:
-        """See Subscription.fetch."""
-        deadline = self._broker.clock.monotonic() + wait
-        while True:
-            if self._closed:
-                raise Closed("the view is closed")
-            self._broker.check()
-            self.wake.clear()
-            for name, cursor in self._cursors.items():
-                rows = self._broker.read(FETCH.format(parts=""), (self._broker.topics[name], cursor, limit), some)
-                if rows:
-                    del self._cursors[name]  # to the end, so that every topic gets its turn
-                    self._cursors[name] = rows[-1][0]
-                    return self._broker.deliveries(name, rows)
-            left = deadline - self._broker.clock.monotonic()
-            self.waiting = left > 0
-            if not self.waiting or not await self._broker.clock.wait(self.wake, left):
-                return []
-            self.waiting = False
-
-    def hear(self, topics: Collection[int] | None = None) -> None:
-        """These topics have grown, or perhaps all."""
-        self.wake.set()
-
-    async def ack(self, deliveries: Sequence[Delivery], tx: Unit | None = None) -> None:
-        """Nothing to do."""
-
-    async def nack(self, deliveries: Sequence[Delivery], delay: float = 0.0) -> None:
-        """Nothing to do: a view reads each record once."""
-
-    async def extend(self, deliveries: Sequence[Delivery], lease: float) -> None:
-        """Nothing to do."""
-
-    async def close(self) -> None:
-        """See Subscription.close."""
-        self._closed = True
-        self._broker.forget(self)
-        self.wake.set()
 
 
 def _expire(connection: Connection, values: Mapping[str, Any]) -> int:

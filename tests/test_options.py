@@ -93,3 +93,13 @@ def test_files_of_tls_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     subprocess.run(["openssl", *new, *made], check=True, capture_output=True)
     with pytest.raises(ConfigError, match=r"locked\.pem is locked by a passphrase"):
         Tls(cert=str(tmp_path / "own.pem"), key=str(locked)).context()
+
+
+@pytest.mark.parametrize("ended", [BrokenPipeError(32, "Broken pipe"), ConnectionResetError(), EOFError()])
+def test_a_connection_that_ends_while_it_is_made_may_lack_a_certificate(ended: Exception) -> None:
+    assert Tls.hint(ended).endswith("see ?cert= and ?key=")
+
+
+@pytest.mark.parametrize("other", [ConnectionRefusedError(), TimeoutError(), OSError(101, "Network is unreachable")])
+def test_a_server_that_is_not_there_has_nothing_to_do_with_certificates(other: Exception) -> None:
+    assert not Tls.hint(other)

@@ -196,6 +196,16 @@ class Tls(msgspec.Struct, frozen=True):
             raise ConfigError(f"the files for TLS ({files}) cannot be used: {error}") from error
         return context
 
+    @staticmethod
+    def hint(error: BaseException) -> str:
+        """What to look at where a connection ended while it was made.
+
+        With TLS 1.3 a server refuses our certificate when we think the handshake is over (RFC 8446, 4.4.2.4): what it
+        says may be lost to a write that fails first.
+        """
+        ended = isinstance(error, ConnectionError | EOFError) and not isinstance(error, ConnectionRefusedError)
+        return "; a server that does not accept our certificate may end it so: see ?cert= and ?key=" if ended else ""
+
     def _locked(self) -> str:
         raise ConfigError(f"{self.key or self.cert} is locked by a passphrase: unlock it with `openssl pkey`")
 

@@ -123,8 +123,8 @@ async def test_who_does_not_is_told_why(guarded: Guarded) -> None:
             ("SIGNED", "", wrong, "TLS failed; check"),
             ("SIGNED", guarded.certificate("client"), "", "check the servers in the URL and `security.protocol`"),
             ("PLAINTEXT", guarded.ca, wrong, "TLS failed; check"),
-            ("MUTUAL", f"security.protocol=SSL&{guarded.ca}", "", "TLS failed; check"),
-            ("MUTUAL", guarded.certificate("stranger"), "", "TLS failed; check"),
+            ("MUTUAL", f"security.protocol=SSL&{guarded.ca}", "", "check .* the certificates"),
+            ("MUTUAL", guarded.certificate("stranger"), "", "check .* the certificates"),
             ("SIGNED", guarded.ca, f"reader:{CODED}", "an ACL has to grant"),
         ):
             tasks.create_task(refused(guarded.link(listener, options, user), why))

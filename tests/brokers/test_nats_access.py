@@ -17,6 +17,7 @@ from tidings.clock import Clock
 from tidings.dev import Nats
 from tidings.errors import ConfigError, PublishFailed
 from tidings.jetstream import address
+from tidings.jetstream.connection import refusal
 
 USER = {"user": "shop", "password": "s3cr3t%"}
 
@@ -129,6 +130,13 @@ async def test_tls_is_checked_in_both_directions(certificates: Path, tmp_path: P
             url = f"tls://127.0.0.1:{server.port}?ca={certificates / 'ca.pem'}&{nobody}"
             await refused(url, r"see .*\?cert= and \?key=")
         await refused(server.url, "certificate")
+
+
+def test_a_refusal_of_which_only_a_broken_pipe_is_left_names_the_certificate() -> None:
+    tls = address.parse("tls://h")
+    told = refusal(tls.servers[0], BrokenPipeError(32, "Broken pipe"), tls)
+    assert str(told).startswith("NATS at h:4222 cannot be reached")
+    assert "?cert=" in str(told)
 
 
 async def test_a_server_without_tls_is_told_no_secret(nats_server: Nats) -> None:

@@ -89,7 +89,7 @@ async def test_who_does_not_is_told_why(guarded: Guarded) -> None:
     named = f"{guarded.ca}&{guarded.certificate('server')}"
     await refused(guarded.link("", named), "refuses the user that the certificate names")
     stranger = f"{guarded.ca}&{guarded.certificate('stranger')}"
-    await refused(guarded.link("", stranger), r"see \?ca=, \?cert= and \?key=")
+    await refused(guarded.link("", stranger), r"see .*\?cert= and \?key=")
 
 
 @pytest.mark.timeout(180)

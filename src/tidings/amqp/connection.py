@@ -124,5 +124,9 @@ def refusal(place: str, error: BaseException, address: Address) -> BrokerError:
         return BrokerError(f"{place} does not speak AMQP 0-9-1 without TLS: amqps:// for TLS, or another port")
     if isinstance(error, TimeoutError):
         return Lost(f"{place} does not answer within {HANDSHAKE:g} seconds")
-    hint = "; where it wants TLS, write amqps://" if isinstance(error, ConnectionResetError) and not address.tls else ""
+    ended = EOFError() if isinstance(error, pika.exceptions.AMQPConnectionError) else error
+    if address.tls is not None:
+        hint = address.tls.hint(ended)
+    else:
+        hint = "; where it wants TLS, write amqps://" if isinstance(error, ConnectionResetError) else ""
     return Lost(f"{place} cannot be reached: {_told(error)}{hint}")

@@ -59,6 +59,6 @@ def refusal(server: str, error: Exception, address: Address) -> BrokerError:
         return BrokerError(f"{place}: its certificate or ours is not accepted ({said}): see ?ca=, ?cert= and ?key=")
     if isinstance(error, TimeoutError):
         return Lost(f"{place} does not answer within {DEADLINE:g} seconds")
-    if address.tls is not None and isinstance(error, ConnectionResetError | nats.errors.UnexpectedEOF):
-        return Lost(f"{place} ends the connection ({said}); where it asks for a certificate, see ?cert= and ?key=")
-    return Lost(f"{place} cannot be reached: {said or type(error).__name__}")
+    ended = EOFError() if isinstance(error, nats.errors.UnexpectedEOF) else error
+    hint = "" if address.tls is None else address.tls.hint(ended)
+    return Lost(f"{place} cannot be reached: {said or type(error).__name__}{hint}")

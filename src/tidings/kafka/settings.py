@@ -63,7 +63,7 @@ SENTENCES = {
     KafkaError.UNSUPPORTED_SASL_MECHANISM: "Kafka does not offer this way to log in; choose another `sasl.mechanism`",
     KafkaError._SSL: "TLS failed; check `security.protocol`, `ssl.ca.location` and the certificates",
     KafkaError._ALL_BROKERS_DOWN: "no Kafka broker answers; check the servers in the URL and `security.protocol`",
-    KafkaError._TRANSPORT: "the connection to Kafka failed; check the servers in the URL and `security.protocol`",
+    KafkaError._TRANSPORT: "the connection to Kafka failed; check the URL, `security.protocol` and the certificates",
     KafkaError._RESOLVE: "the name of a Kafka broker is not known; check the servers in the URL",
     KafkaError._TIMED_OUT: "Kafka did not answer in time",
     KafkaError._MSG_TIMED_OUT: "Kafka did not take it in time (`message.timeout.ms`)",

@@ -349,7 +349,7 @@ def refused(error: psycopg.Error, name: str) -> StorageError:
     elif pgconn is not None and getattr(pgconn, "used_password", False):
         remedy = "Check user, password and database, and pg_hba.conf on the server."
     else:
-        remedy = "Is the server up, can it be reached from here, do user, database and sslmode fit?"
+        remedy = "Is the server up, can it be reached from here, do user, database, sslmode and sslcert fit?"
     answered = "FATAL" in words and not any(said in words for said in BEGINNING_OR_ENDING)
     kind = StorageError if answered or tls else Away
     return kind(f"{name} cannot be connected to: {words}. {remedy}")

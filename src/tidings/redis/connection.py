@@ -123,7 +123,7 @@ def unreachable(address: Address, error: Exception) -> BrokerError:
     if isinstance(error, TimeoutError):
         hint = "; does it speak TLS there?" if address.tls is not None else ""
         return Lost(f"{place} does not answer within {DEADLINE:g} seconds{hint}")
-    return Lost(f"{place} cannot be reached: {error}")
+    return Lost(f"{place} cannot be reached: {error}{'' if address.tls is None else address.tls.hint(error)}")
 
 
 class Connection:

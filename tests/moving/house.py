@@ -7,15 +7,13 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import NamedTuple
 
 from tests.cli.terminal import Result
 from tidings.broker import Record
-from tidings.clock import Clock
-from tidings.config import load
-from tidings.connect import Connection, connect
+from tidings.cli.target import connected
+from tidings.connect import Connection
 
 TOPICS = ["order", "stock"]
 GROUPS = {"shop.ship": TOPICS, "shop.count": ["order"], "shop.new": ["order"]}
@@ -24,22 +22,15 @@ PATIENCE = 40.0
 AT = float(int(time.time()) - 3600)
 """When the first event was published: of late, or it would be removed."""
 
+at = connected
+"""`async with at(broker, store) as house`: a place that is open for as long as the block lasts."""
+
 
 class Heard(NamedTuple):
     """What a group got: ids in their order, and the attempt of each."""
 
     ids: list[str]
     attempts: dict[str, int]
-
-
-@contextlib.asynccontextmanager
-async def at(broker: str, store: str | None = None) -> AsyncGenerator[Connection]:
-    connection = connect(load(broker=broker, store=store), Clock())
-    await connection.open()
-    try:
-        yield connection
-    finally:
-        await connection.close()
 
 
 def record(number: int, topic: str = "order") -> Record:

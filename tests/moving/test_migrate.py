@@ -6,6 +6,7 @@ import fcntl
 import itertools
 import signal
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ import redis
 from tests.cli.terminal import failed, tidings
 from tests.moving.house import AT, GROUPS, TRIED, at, furnish, heard, in_order, migrate, record, records, rows
 from tidings.broker import Record, Start
+from tidings.brokers.sqlite import SqliteBroker
 from tidings.clock import Clock
 from tidings.dev import Nats, Postgres, Valkey
-from tidings.errors import BrokerError
+from tidings.embedded import fence
+from tidings.errors import BrokerError, Moved
 from tidings.moving import migration
 from tidings.moving.migration import Migration
 from tidings.moving.source import Source
@@ -127,6 +130,37 @@ async def test_killed_at_every_point_it_goes_on(path: Path, valkey: str) -> None
     assert result.code == 0
     assert "has moved" in result.out
     await moved_in(valkey, path, left)
+
+
+async def move_away(path: Path) -> None:
+    """All that the last commit of a move leaves in the file."""
+    source = Source(path, Clock())
+    await source.open()
+    await source.run(lambda connection: fence.begin(connection, "nats://there"))
+    await source.fence("it is moving")
+    await source.run(lambda connection: fence.finish(connection, "it is at nats://there"))
+    await source.close()
+
+
+async def test_a_publisher_hears_where_the_events_are_also_when_something_delayed_falls_due(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await furnish(path)
+
+    async def until_refused(broker: SqliteBroker) -> None:
+        async with asyncio.timeout(30):
+            while True:
+                await broker.declare("order", ())  # writes nothing: it is the housekeeping that is refused
+                await asyncio.sleep(0.01)
+
+    async with at(f"sqlite:{path}?durable=no") as house:
+        assert isinstance(house.broker, SqliteBroker)
+        await move_away(path)
+        monkeypatch.setattr(house.broker.clock, "now", lambda: time.time() + 7200.0)
+        with pytest.raises(Moved, match="it is at nats://there"):
+            await until_refused(house.broker)
+        with pytest.raises(Moved, match="it is at nats://there"):
+            await house.broker.publish([record(60)])
 
 
 class Stock(msgspec.Struct):

@@ -38,6 +38,7 @@ from tidings.errors import (
     BrokerError,
     Closed,
     InvalidEvent,
+    Moved,
     PublishFailed,
     StorageBroken,
     StorageError,
@@ -230,7 +231,9 @@ class SqliteBroker:
             self._views.pop(reader, None)
 
     def check(self) -> None:
-        """Raises Closed where the broker is not open."""
+        """Raises Closed where the broker is not open, and Moved where it found its events elsewhere."""
+        if isinstance(self._died, Moved):
+            raise Moved(str(self._died)) from self._died
         if self._died is not None:
             raise StorageBroken(f"the housekeeping of {self.database.path} died; start again") from self._died
         if not self._open:
@@ -426,7 +429,10 @@ class SqliteBroker:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.critical("the housekeeping of %s died: %r; the broker is closed", self.database.path, error)
+            if isinstance(error, Moved):
+                log.error("%s", error)
+            else:
+                log.critical("the housekeeping of %s died: %r; the broker is closed", self.database.path, error)
             self._died = error
             self._wake_all()
 

@@ -111,6 +111,17 @@ def test_a_process_dies_soon_where_there_is_little_to_do_and_never_beyond_what_i
     assert {few.passage("in_handler") for _ in range(20)} == {1}  # so few are left that it might never come to more
 
 
+def test_what_happens_unplanned_does_not_happen_at_random_once_more() -> None:
+    coming = faults(stop=2, kill_worker=1)
+    coming.happened("stop", 7)
+    assert coming.at_random.count("stop") == 1
+    coming.at_random.remove("stop")  # somebody is told to
+    coming.happened("stop", 8)
+    assert list(coming.at_random) == ["kill_worker"]
+    coming.happened("stop", 9)
+    assert list(coming.at_random) == ["kill_worker"]
+
+
 def test_publishers_die_at_named_places_all_over_the_run() -> None:
     coming = faults(events=1000, published=4)
     died = []

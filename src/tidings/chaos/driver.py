@@ -133,12 +133,10 @@ class Driver:
                 await self._push()
 
     async def _push(self) -> None:
-        """What is missing waits for more events, or else for one more death."""
+        """What is missing waits for more events, or for one more death; whoever recovers from that needs events too."""
         self._pushes += 1
-        if self._pushes % 2:
-            self.faults.let_more_through()
-        else:
-            await self.crew.suffer(KILL_PUBLISHER if self.faults.publishing else KILL_WORKER)
+        await self.crew.suffer(KILL_PUBLISHER if self.faults.publishing else KILL_WORKER)
+        self.faults.let_more_through()
 
     def _idle(self) -> bool:
         """Whether everybody listens and nothing is left to do."""

@@ -91,9 +91,11 @@ class Faults:
         (self.publishing if of.role == PUBLISHER else self._rare if of.rare else self._frequent).append(place)
 
     def happened(self, kind: str, pid: int) -> None:
-        """One more."""
+        """One more; if nobody planned it, one less is to come at random."""
         self.fired.append(Fault(kind, pid, time.monotonic()))
         self.missing = self.missing - Counter([kind])
+        if self.at_random.count(kind) > self.missing[kind]:
+            self.at_random.remove(kind)
 
     @property
     def allowed(self) -> int:
@@ -104,8 +106,8 @@ class Faults:
         return min(int(self._events * min(share, 1 - RESERVE) + self._more), self._events)
 
     def let_more_through(self) -> None:
-        """Some faults wait for events to come."""
-        self._more += max(self._half_a_fault, 1)
+        """Some faults wait for events to come. Few at a time: a rare one may need many deaths of others."""
+        self._more += max(self._half_a_fault / 4, 1)
 
     def due(self, published: int) -> bool:
         """Whether so much has been published that another fault may come; the first may come at once."""

@@ -7,10 +7,10 @@ import pytest
 from tests.running import settled
 from tidings import App, Event, Start
 from tidings.chaos.address import find
+from tidings.chaos.books import Effect, effects
 from tidings.chaos.embedded import Embedded
 from tidings.chaos.plan import Plan
 from tidings.chaos.service import Sold, build
-from tidings.chaos.site import Effect
 from tidings.errors import ConfigError
 
 
@@ -28,9 +28,9 @@ async def test_nothing_is_there_at_first(site: Embedded) -> None:
     look = site.look()
     assert (look.pending, look.effects) == (0, 0)
     assert look.database
-    assert not list(site.effects())
+    assert not list(effects(site.books))
     assert not list(site.dead())
-    assert not site.damage()
+    assert not site.books.damage()
     site.close()
     site.close()
 
@@ -46,9 +46,9 @@ async def test_it_counts_what_is_to_be_done_and_sees_what_was(site: Embedded, tm
     async with app.running():
         await settled(app)
         assert site.look().pending == 0
-    effects = [effect[:3] for effect in site.effects()]
-    assert [effect for effect in effects if effect[0] == "book"] == [("book", 1, "key-1"), ("book", 2, "key-1")]
-    assert dict(site.rows("chaos.tally")) == {"key-1/0": [1, 2, poison], "shared/0": [poison]}
+    booked = [effect[:3] for effect in effects(site.books) if effect.account == "book"]
+    assert booked == [("book", 1, "key-1"), ("book", 2, "key-1")]
+    assert dict(site.books.rows("chaos.tally")) == {"key-1/0": [1, 2, poison], "shared/0": [poison]}
     assert list(site.dead()) == [("chaos.book", "sale.sold", poison)]
     async with app:
         await app.publish(Sold(number=3, key="key-1"))
@@ -61,14 +61,14 @@ async def test_an_effect_is_written_in_the_transaction_it_is_given(site: Embedde
     app = App("shop", site.url)
 
     def write(other: Other, db: object) -> None:
-        site.record(db, Effect("book", 7, "key-1", 1, 2.0))
+        site.books.record(db, Effect("book", 7, "key-1", 1, 2.0))
 
-    write.__annotations__["db"] = site.connection
+    write.__annotations__["db"] = site.books.connection
     app.on(Other, start=Start.EARLIEST)(write)
     async with app.running():
         await app.publish(Other())
         await settled(app)
-    assert list(site.effects()) == [Effect("book", 7, "key-1", 1, 2.0)]
+    assert list(effects(site.books)) == [Effect("book", 7, "key-1", 1, 2.0)]
     site.close()
 
 
@@ -85,7 +85,7 @@ async def test_damage_is_found(site: Embedded, tmp_path: Path) -> None:
     for first in range(4096, len(pages), 4096):
         pages[first : first + 100] = b"\xff" * 100
     path.write_bytes(pages)
-    assert site.damage()
+    assert site.books.damage()
     site.close()
 
 

@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from tidings.chaos.books import Effect
 from tidings.chaos.embedded import Embedded
 from tidings.chaos.evidence import Evidence, Peaks
 from tidings.chaos.faults import Fault
@@ -10,7 +11,6 @@ from tidings.chaos.journal import Entries
 from tidings.chaos.ledger import Counts, Report, judge
 from tidings.chaos.plan import PLACES, Plan, happening, republished
 from tidings.chaos.service import ACCOUNTS, shared
-from tidings.chaos.site import Effect
 
 EVERYWHERE = PLACES | Embedded.places
 PLAN = Plan(events=100, keys=8, faults={})

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tidings import App, Start
+from tidings.chaos.books import Effect
 from tidings.chaos.plan import Plan
 from tidings.chaos.service import Returned, Sold, build
-from tidings.chaos.site import Effect, Site
+from tidings.chaos.site import Site
 
 DROPPED = 50
 """Every so many-th event has no effect."""
@@ -26,7 +27,7 @@ def effect(sale: Sold | Returned) -> Effect:
 def drops(plan: Plan, folder: Path, site: Site) -> App:
     def book(sale: Sold | Returned, db: sqlite3.Connection) -> None:
         if sale.number % DROPPED:
-            site.record(db, effect(sale))
+            site.books.record(db, effect(sale))
 
     return with_book(build(plan, folder, site), book)
 
@@ -37,7 +38,7 @@ def outside(plan: Plan, folder: Path, site: Site) -> App:
     async def book(sale: Sold | Returned) -> None:
         with contextlib.closing(sqlite3.connect(folder / "tidings.db", isolation_level=None)) as db:
             db.execute("PRAGMA wal_autocheckpoint=0")
-            site.record(db, effect(sale))
+            site.books.record(db, effect(sale))
         if sale.number > DROPPED and not (folder / "died").exists():
             (folder / "died").touch()
             os.kill(os.getpid(), signal.SIGKILL)

@@ -1,94 +1,83 @@
-"""The user's database of a run in SQLite: the effects, and the rows of the service's Tables."""
+"""The user's database of a run: the effects, and the rows of the service's Tables.
+
+Where the broker's log lies beside them, what is in it is read here too.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, ClassVar
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import msgspec
 
-from tidings.chaos.site import Effect
-from tidings.embedded.database import Database, named
-from tidings.errors import ConfigError, StorageError
-
-EFFECTS = """CREATE TABLE effects (place INTEGER PRIMARY KEY AUTOINCREMENT, account TEXT NOT NULL,
-    number INTEGER NOT NULL, key TEXT NOT NULL, pid INTEGER NOT NULL, at REAL NOT NULL)"""
-EFFECT = "INSERT INTO effects (account, number, key, pid, at) VALUES (?, ?, ?, ?, ?)"
-SEEN = "SELECT account, number, key, pid, at FROM effects ORDER BY place"
-COUNT = "SELECT coalesce(max(place), 0) FROM effects"
-ROWS = "SELECT key, value FROM tidings_row WHERE tbl = ?"
+EFFECTS = "chaos_effects"
+SEEN = f"SELECT account, number, key, pid, at FROM {EFFECTS} ORDER BY place"  # noqa: S608 - a constant
+COUNT = f"SELECT coalesce(max(place), 0) FROM {EFFECTS}"  # noqa: S608 - a constant
 
 
-class Books:
-    """A file of its own for every run: what is there already is left alone."""
+class Effect(NamedTuple):
+    """One effect of an event. An account is what every event (of a kind) has to have one effect in."""
 
-    connection: ClassVar[type] = sqlite3.Connection
+    account: str
+    number: int
+    key: str = ""
+    pid: int = 0
+    at: float = 0.0
+
+
+class Books(Protocol):
+    """One kind of database. It holds the effects of one run only, so that all that is in it can be counted."""
+
+    connection: ClassVar[type]
     """What a handler asks for to write in its transaction."""
-    outbox: ClassVar = "SELECT count(*) FROM tidings_outbox"
-
-    def __init__(self, database: Database) -> None:
-        self.path = Path(database.path)
-        self._database = database
-        self._reader: sqlite3.Connection | None = None
+    outbox: ClassVar[str]
+    """SQL that counts what is in the outbox."""
 
     def refuse(self) -> None:
-        """Raise ConfigError where the file is there already."""
-        if self.path.exists():
-            raise ConfigError(
-                f"{self.path} exists already. A run fills a database of its own and counts all that is in it: name a "
-                "file that is not there yet."
-            )
+        """Raise ConfigError where a run has been there."""
+        ...
 
     def prepare(self) -> None:
         """Make the table of effects, in a database that is open."""
-        with contextlib.closing(self._database.connect()) as connection:
-            connection.execute(EFFECTS)
+        ...
 
     def record(self, connection: Any, effect: Effect) -> None:
-        """See Site.record."""
-        connection.execute(EFFECT, effect)
+        """Write an effect in the handler's transaction, to a table that refuses no duplicate."""
+        ...
 
-    def count(self) -> int:
-        """How many effects there are."""
-        ((count,),) = self.read(COUNT)
-        return int(count)
-
-    def sizes(self) -> tuple[int, int]:
-        """Bytes of the WAL and of the file."""
-        wal = self._database.side("-wal")
-        return wal.stat().st_size if wal.exists() else 0, self.path.stat().st_size
-
-    def effects(self) -> Iterator[Effect]:
-        """See Site.effects."""
-        return (Effect(*row) for row in self.read(SEEN))
+    def sizes(self) -> tuple[int | None, int | None]:
+        """Bytes of the WAL and of the database; None for what belongs to others too."""
+        ...
 
     def rows(self, table: str) -> Iterator[tuple[str, list[int]]]:
-        """See Site.rows."""
-        return ((key, msgspec.msgpack.decode(value)) for key, value in self.read(ROWS, table))
+        """The rows of a Table of the service."""
+        ...
 
     def damage(self) -> str:
-        """See Site.damage."""
-        try:
-            found = "\n".join(row[0] for row in self.read("PRAGMA integrity_check(20)"))
-        except StorageError as error:
-            return str(error)
-        return "" if found == "ok" else found
+        """What is wrong with the database; empty where nothing is."""
+        ...
+
+    def read(self, sql: str, *values: Any) -> Iterable[Any]:
+        """The rows of a statement that only reads. Raises a StorageError."""
+        ...
 
     def close(self) -> None:
-        """See Site.close."""
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
+        """Nothing of this process holds on to it any more. Idempotent."""
+        ...
 
-    def read(self, sql: str, *values: Any) -> Iterator[Any]:
-        """Row by row, of a connection that can never write: no checkpoint comes from here."""
-        if self._reader is None:
-            self._reader = sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True, check_same_thread=False)
-            self._reader.execute("PRAGMA busy_timeout=5000")
-        try:
-            yield from self._reader.execute(sql, values)
-        except sqlite3.Error as error:
-            raise named(error, self.path) from error
+
+def count(books: Books) -> int:
+    """How many effects there are; numbers that were given and not used may be counted too."""
+    ((found,),) = books.read(COUNT)
+    return int(found)
+
+
+def effects(books: Books) -> Iterator[Effect]:
+    """All effects, in the order of their commits at least within account and key."""
+    return (Effect(*row) for row in books.read(SEEN))
+
+
+def letters(books: Books, dead: str) -> Iterator[tuple[str, str, int]]:
+    """The dead letters that this SQL finds as headers, type and body: handler, type of the event, its number."""
+    for headers, type, body in books.read(dead):
+        yield msgspec.json.decode(headers)["deadhandler"], type, msgspec.json.decode(body)["number"]

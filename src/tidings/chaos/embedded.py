@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import ClassVar
 from urllib.parse import urlsplit
 
-import msgspec
-
 from tidings.brokers.sqlite import SqliteBroker
-from tidings.chaos.books import Books
+from tidings.chaos.books import count, letters
+from tidings.chaos.books_sqlite import SqliteBooks
 from tidings.chaos.plan import PUBLISHER, Place
 from tidings.chaos.site import Blow, Look
 from tidings.clock import Clock
@@ -55,28 +54,22 @@ class Embedded:
         self._connection = connect(Config(broker=url), Clock())
         assert isinstance(self._connection.broker, SqliteBroker)
         query = urlsplit(url).query
-        self._books = Books(self._connection.broker.database)
-        self.url = f"sqlite:{self._books.path}{query and '?' + query}"
-        self.connection = self._books.connection
-        self.record = self._books.record
-        self.effects = self._books.effects
-        self.rows = self._books.rows
-        self.damage = self._books.damage
-        self.close = self._books.close
+        self.books = SqliteBooks(self._connection.broker.database)
+        self.url = f"sqlite:{self.books.path}{query and '?' + query}"
+        self.close = self.books.close
 
     async def prepare(self) -> None:
         """See Site.prepare."""
-        self._books.refuse()
+        self.books.refuse()
         await self._connection.open()
-        self._books.prepare()
+        self.books.prepare()
         await self._connection.close()
 
     def look(self) -> Look:
         """See Site.look."""
-        ((pending,),) = self._books.read(PENDING)
-        return Look(pending, self._books.count(), *self._books.sizes())
+        ((pending,),) = self.books.read(PENDING)
+        return Look(pending, count(self.books), *self.books.sizes())
 
-    def dead(self) -> Iterable[tuple[str, str, int]]:
+    def dead(self) -> Iterator[tuple[str, str, int]]:
         """See Site.dead."""
-        for headers, type, body in self._books.read(DEAD):
-            yield msgspec.json.decode(headers)["deadhandler"], type, msgspec.json.decode(body)["number"]
+        return letters(self.books, DEAD)

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import msgspec
 
+from tidings.chaos.books import Effect, effects
 from tidings.chaos.faults import Fault
 from tidings.chaos.journal import Entries, read
 from tidings.chaos.plan import Plan
 from tidings.chaos.service import NAME, SHARED, TALLY, account_of
-from tidings.chaos.site import Effect, Site
+from tidings.chaos.site import Site
 
 
 class Peaks(msgspec.Struct):
@@ -65,12 +66,12 @@ def collect(plan: Plan, folder: Path, site: Site) -> Evidence:
     evidence.starts = _starts(folder / "starts")
     evidence.dead = ((account_of(handler, type), number) for handler, type, number in site.dead())
     evidence.pending = site.look().pending
-    evidence.damage = site.damage()
+    evidence.damage = site.books.damage()
     return evidence
 
 
 def _effects(site: Site, tallies: dict[str, list[int]]) -> Iterator[Effect]:
-    yield from site.effects()
+    yield from effects(site.books)
     for key, numbers in tallies.items():
         yield from (Effect(TALLY, number, key) for number in numbers)
 
@@ -78,7 +79,7 @@ def _effects(site: Site, tallies: dict[str, list[int]]) -> Iterator[Effect]:
 def _tallies(site: Site) -> dict[str, list[int]]:
     """What the tally holds for each key, its blocks in a row."""
     blocks: dict[str, dict[int, list[int]]] = defaultdict(dict)
-    for row, numbers in site.rows(f"{NAME}.{TALLY}"):
+    for row, numbers in site.books.rows(f"{NAME}.{TALLY}"):
         key, _, block = row.rpartition("/")
         blocks[key][int(block)] = numbers
     return {key: [number for block in sorted(found) for number in found[block]] for key, found in blocks.items()}

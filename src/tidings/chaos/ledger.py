@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
+from tidings.chaos.books import Effect
 from tidings.chaos.evidence import Evidence, Peaks
 from tidings.chaos.faults import Fault
 from tidings.chaos.plan import (
@@ -24,7 +25,6 @@ from tidings.chaos.plan import (
     in_order,
 )
 from tidings.chaos.service import ACCOUNTS, TALLY, shared
-from tidings.chaos.site import Effect
 
 NO_WORKER_DIES = {KILL_PUBLISHER, FREEZE, STOP, ROLL}
 """How long it takes until the next effect says nothing of a worker's death. Broker faults count: from their end."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
-import msgspec
-
+from tidings.chaos.books import count, letters
 from tidings.chaos.books_postgres import PostgresBooks
 from tidings.chaos.embedded import Embedded
 from tidings.chaos.site import Blow, Look
@@ -44,32 +43,26 @@ class Postgres:
         self.faults = faults or {}
         self._connection = connect(Config(broker=direct or url), Clock())
         assert isinstance(self._connection.store, PostgresStore)
-        self._books = PostgresBooks(self._connection.store)
+        self.books = PostgresBooks(self._connection.store)
+        self.close = self.books.close
         self._last = Look(1, 0, None, None)
-        self.connection = self._books.connection
-        self.record = self._books.record
-        self.effects = self._books.effects
-        self.rows = self._books.rows
-        self.damage = self._books.damage
-        self.close = self._books.close
 
     async def prepare(self) -> None:
         """See Site.prepare."""
-        await asyncio.to_thread(self._books.refuse)
+        await asyncio.to_thread(self.books.refuse)
         await self._connection.open()
         await self._connection.close()
-        await asyncio.to_thread(self._books.prepare)
+        await asyncio.to_thread(self.books.prepare)
 
     def look(self) -> Look:
         """See Site.look. While the server is away it is as at the last look, and something is pending."""
         try:
-            ((pending,),) = self._books.read(PENDING)
-            self._last = Look(pending, self._books.count(), *self._books.sizes())
+            ((pending,),) = self.books.read(PENDING)
+            self._last = Look(pending, count(self.books), *self.books.sizes())
         except BrokerError:
             self._last = self._last._replace(pending=max(self._last.pending, 1))
         return self._last
 
-    def dead(self) -> Iterable[tuple[str, str, int]]:
+    def dead(self) -> Iterator[tuple[str, str, int]]:
         """See Site.dead."""
-        for headers, type, body in self._books.read(DEAD):
-            yield msgspec.json.decode(headers)["deadhandler"], type, msgspec.json.decode(body)["number"]
+        return letters(self.books, DEAD)

@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Coroutine, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import msgspec
 
 from tidings import dead
 from tidings.broker import Start
-from tidings.chaos.books import Books
+from tidings.chaos.books import Books, count
+from tidings.chaos.books_sqlite import SqliteBooks
 from tidings.chaos.plan import PUBLISHER, Place
 from tidings.chaos.service import HEARS, NAME
 from tidings.chaos.site import Blow, Look
@@ -23,9 +24,6 @@ from tidings.errors import BrokerError, ConfigError, Unreachable
 from tidings.linked import Linked
 from tidings.store import Store
 from tidings.stores.sqlite import SqliteStore
-
-if TYPE_CHECKING:
-    from tidings.chaos.books_postgres import PostgresBooks
 
 T = TypeVar("T")
 
@@ -60,9 +58,9 @@ async def _within(doing: Coroutine[Any, Any, T], seconds: float) -> T:
         return await doing
 
 
-def _books(store: Store) -> Books | PostgresBooks:
+def _books(store: Store) -> Books:
     if isinstance(store, SqliteStore):
-        return Books(store.database)
+        return SqliteBooks(store.database)
     from tidings.chaos.books_postgres import PostgresBooks
     from tidings.stores.postgres import PostgresStore
 
@@ -93,17 +91,12 @@ class Remote:
         self._direct = direct or url
         connection = self._connect(store)
         assert isinstance(connection.broker, Linked)
-        self._books = _books(connection.store)
-        if isinstance(self._books, Books):
-            self.store = f"sqlite:{self._books.path}"  # the processes are in other folders
-        self.connection = self._books.connection
+        self.books = _books(connection.store)
+        if isinstance(self.books, SqliteBooks):
+            self.store = f"sqlite:{self.books.path}"  # the processes are in other folders
         self._thread: Thread | None = None
         self._connection: Connection | None = None
         self._last = 1
-        self.record = self._books.record
-        self.effects = self._books.effects
-        self.rows = self._books.rows
-        self.damage = self._books.damage
 
     def _connect(self, store: str | None) -> Connection:
         return connect(Config(broker=self._direct, store=store), Clock())
@@ -113,10 +106,10 @@ class Remote:
         await asyncio.to_thread(self._open)
 
     def _open(self) -> None:
-        self._books.refuse()
+        self.books.refuse()
         self._thread = Thread()
         self._thread.run(self._declare())
-        self._books.prepare()
+        self.books.prepare()
 
     async def _declare(self) -> None:
         """Make topics, groups and the store's tables. Then only the broker: the outbox is left to the processes."""
@@ -142,14 +135,14 @@ class Remote:
             self._last = self._pending()
         except (BrokerError, TimeoutError):
             self._last = max(self._last, 1)
-        return Look(self._last, self._books.count(), *self._books.sizes())
+        return Look(self._last, count(self.books), *self.books.sizes())
 
     def _pending(self) -> int:
         """Twice: what is on its way from the outbox to a topic may be seen by neither."""
         assert self._thread is not None
         found = 0
         for _ in range(2):
-            ((outbox,),) = self._books.read(self._books.outbox)
+            ((outbox,),) = self.books.read(self.books.outbox)
             found = max(found, int(outbox) + self._thread.run(self._waiting(), AWAY))
         return found
 
@@ -188,7 +181,7 @@ class Remote:
 
     def close(self) -> None:
         """See Site.close."""
-        self._books.close()
+        self.books.close()
         if self._thread is not None:
             if self._connection is not None:
                 with contextlib.suppress(BrokerError, TimeoutError):

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tidings import App, Delivery, Event, Retry, Start, Tx, failpoint
+from tidings.chaos.books import Effect
 from tidings.chaos.plan import NOTED, RETURNED, SOLD, Happening, Plan, fails
-from tidings.chaos.site import Effect, Site
+from tidings.chaos.site import Site
 
 AGAIN = Retry(times=8, first=0.02, factor=1.5, most=0.2, at_once=1)
 TALLY, SHARED = "tally", "shared"
@@ -120,10 +121,10 @@ def _write(app: App, site: Site, started: Callable[[str, int], None]) -> None:
 
     def record(db: Any, account: str, number: int, key: str = "") -> None:
         started(account, number)
-        site.record(db, Effect(account, number, key, os.getpid(), time.monotonic()))
+        site.books.record(db, Effect(account, number, key, os.getpid(), time.monotonic()))
 
     @app.on(Sold, Returned, retry=AGAIN, start=Start.EARLIEST)
-    @asking_for(site.connection)
+    @asking_for(site.books.connection)
     def book(sale: Sold | Returned, db: Any, delivery: Delivery) -> None:
         record(db, "book", sale.number, sale.key)
         failpoint.hit("in_handler")
@@ -138,13 +139,13 @@ def _write(app: App, site: Site, started: Callable[[str, int], None]) -> None:
         fail("tally", sale.number, delivery.attempt)
 
     @app.on(Noted, batch=20, start=Start.EARLIEST)
-    @asking_for(site.connection)
+    @asking_for(site.books.connection)
     def note(notes: list[Noted], db: Any) -> None:
         for noted in notes:
             record(db, "note", noted.number)
 
     @app.on(Shipped, Printed, start=Start.EARLIEST)
-    @asking_for(site.connection)
+    @asking_for(site.books.connection)
     def arrive(arrived: Shipped | Printed, db: Any) -> None:
         record(db, "shipped" if isinstance(arrived, Shipped) else "printed", arrived.number, arrived.key)
 

@@ -57,9 +57,9 @@ def run(*args: str, stdin: bytes = b"") -> Result:
     return finish(start(*args), stdin)
 
 
-def finish(process: subprocess.Popen[bytes], stdin: bytes | None = None) -> Result:
-    """What a process did when it has ended."""
-    out, err = process.communicate(stdin, timeout=30)
+def finish(process: subprocess.Popen[bytes], stdin: bytes | None = None, *, patience: float = 60.0) -> Result:
+    """What a process did when it has ended, which is to be in `patience` seconds."""
+    out, err = process.communicate(stdin, timeout=patience)
     return Result(process.returncode, out.decode(), err.decode())
 
 

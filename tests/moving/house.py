@@ -10,10 +10,11 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.cli.terminal import Result
+from tests.cli.terminal import Result, finish
 from tidings.broker import Record
 from tidings.cli.target import connected
 from tidings.connect import Connection
+from tidings.errors import BrokerError
 
 TOPICS = ["order", "stock"]
 GROUPS = {"shop.ship": TOPICS, "shop.count": ["order"], "shop.new": ["order"]}
@@ -94,12 +95,26 @@ def in_order(ids: list[str], wanted: list[str]) -> bool:
     )
 
 
-def migrate(path: Path, url: str, *more: str, failpoint: str = "") -> Result:
-    """The command in a process of its own, which dies at a failpoint."""
+async def published(path: Path, number: int) -> str:
+    """Publish one more event at the file; empty where it is kept, else what was said."""
+    async with at(f"sqlite:{path}?durable=no") as house:
+        try:
+            await house.broker.publish([record(number)])
+        except BrokerError as error:
+            return str(error)
+    return ""
+
+
+def migrating(path: Path, url: str, *more: str, failpoint: str = "") -> "subprocess.Popen[bytes]":
+    """The command in a process of its own, which dies or stands still at a failpoint."""
     command = [sys.executable, "-m", "tidings", "migrate", f"sqlite:{path}", url, *more]
     environment = {**os.environ, **({"TIDINGS_FAILPOINT": failpoint} if failpoint else {})}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=3 * PATIENCE, check=False)
-    return Result(done.returncode, done.stdout, done.stderr)
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def migrate(path: Path, url: str, *more: str, failpoint: str = "") -> Result:
+    """The same, to its end."""
+    return finish(migrating(path, url, *more, failpoint=failpoint), patience=3 * PATIENCE)
 
 
 def rows(path: Path, sql: str) -> list[tuple[object, ...]]:

@@ -17,7 +17,20 @@ import pytest
 import redis
 
 from tests.cli.terminal import failed, tidings
-from tests.moving.house import AT, GROUPS, TRIED, at, furnish, heard, in_order, migrate, record, records, rows
+from tests.moving.house import (
+    AT,
+    GROUPS,
+    TRIED,
+    at,
+    furnish,
+    heard,
+    in_order,
+    migrate,
+    published,
+    record,
+    records,
+    rows,
+)
 from tidings.broker import Record, Start
 from tidings.brokers.sqlite import SqliteBroker
 from tidings.clock import Clock
@@ -101,16 +114,6 @@ async def test_history_and_what_groups_have_done_moves(server: str, path: Path, 
     assert [(topic["topic"], topic["events"]) for topic in told["topics"]] == [("order", 60), ("stock", 60)]
     assert (told["groups"], told["delayed"], told["drained"]) == (len(GROUPS), 1, True)
     await moved_in(url, path, left)
-
-
-async def published(path: Path, number: int) -> str:
-    """Publish one more event at the file; empty where it is kept, else what was said."""
-    async with at(f"sqlite:{path}?durable=no") as house:
-        try:
-            await house.broker.publish([record(number)])
-        except BrokerError as error:
-            return str(error)
-    return ""
 
 
 @pytest.mark.timeout(180)

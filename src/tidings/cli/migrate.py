@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,11 @@ import click
 
 from tidings.cli.catalog import file_of
 from tidings.cli.output import counted, emit, plain, progress
+from tidings.cli.signals import on_stop
 from tidings.cli.target import json_option
 from tidings.clock import Clock
+from tidings.embedded import fence
+from tidings.embedded.catalog import Catalog
 from tidings.moving.migration import Migration, Outcome, roll_back
 from tidings.moving.source import Source
 from tidings.moving.target import Target, place_of, target
@@ -37,7 +39,8 @@ def migrate(source: str, url: str, *, rollback: bool, grace: float, as_json: boo
     """Move the events of FROM (sqlite:tidings.db) to TO, such as nats://localhost:4222, while the app runs.
 
     History, what the groups have done, retries, dead letters and delayed events move; ids, keys, headers and times stay
-    as they are. All is compared before the switch. Stopped at any point, it goes on when it is called again.
+    as they are. All is compared before the switch. Stopped at any point, by SIGTERM or Ctrl-C, it undoes what it has
+    begun and goes on when it is called again; exit code 130.
     """
     path = file_of(source)
     told: dict[str, Any] = {"from": source, "to": place_of(url)}
@@ -53,6 +56,7 @@ def migrate(source: str, url: str, *, rollback: bool, grace: float, as_json: boo
                 told |= outcome._asdict() | {"topics": [topic._asdict() for topic in outcome.topics]}
             sentence = _summary(outcome, there, path)
     except asyncio.CancelledError as ended:
+        click.echo(plain(_stopped(path, rollback=rollback)), err=True)
         raise click.Abort from ended
     if as_json:
         emit(told, as_json)
@@ -61,15 +65,14 @@ def migrate(source: str, url: str, *, rollback: bool, grace: float, as_json: boo
 
 
 async def _roll_back(path: Path) -> str:
+    _cancel_on_stop()
     async with _opened(path) as source:
         return await roll_back(source)
 
 
 async def _migrate(path: Path, url: str, *, grace: float, quiet: bool) -> tuple[Outcome | None, Target]:
     """What was moved, None where it had been before; and where it is."""
-    task = asyncio.current_task()
-    if task is not None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    _cancel_on_stop()
     async with _opened(path) as source:
         there = target(url, source)
         if source.state() == (place_of(url), True):
@@ -80,6 +83,23 @@ async def _migrate(path: Path, url: str, *, grace: float, quiet: bool) -> tuple[
                 return await Migration(source, there, place_of(url), bar).run(grace), there
         finally:
             await there.connection.close()
+
+
+def _cancel_on_stop() -> None:
+    task = asyncio.current_task()
+    assert task is not None, "asyncio.run has made one"
+    on_stop(task.cancel)
+
+
+def _stopped(path: Path, *, rollback: bool) -> str:
+    """What to say when all has been closed: what is asked of the file then does not change any more."""
+    with Catalog(path) as there:
+        state = fence.state(there.connection)
+    if state is not None and state[1]:
+        return f"Stopped, but {path} had moved already, and that is final. The same command says how to start the app."
+    if rollback:
+        return "Stopped; " + ("the move is given up." if state is None else "the same command gives the move up.")
+    return "Stopped; nothing has moved. The same command goes on, and with --rollback the move is given up."
 
 
 @contextlib.asynccontextmanager

@@ -8,30 +8,26 @@ import random
 import signal
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import psycopg
 import pytest
 
+from tests.lifetime import kept_open
 from tidings.broker import Delivery, Record, Subscription
 from tidings.brokers.postgres import PostgresBroker
 from tidings.clock import Clock
 from tidings.errors import PublishFailed
-from tidings.pg import log
-from tidings.pg.database import Connection, Database
+from tidings.pg import lending, log
+from tidings.pg.database import Connection, Database, Row
+from tidings.pg.group import Group
 
 TOPIC, GROUP = "t", "g"
 PATIENCE = 20.0
 
 
-@contextlib.asynccontextmanager
-async def opened(url: str, lease: float = 30.0) -> AsyncGenerator[PostgresBroker]:
-    broker = PostgresBroker(Database(url, Clock(), idle=lease), Clock(), lease=lease)
-    await broker.open()
-    try:
-        yield broker
-    finally:
-        await broker.close()
+def opened(url: str, lease: float = 30.0) -> contextlib.AbstractAsyncContextManager[PostgresBroker]:
+    return kept_open(PostgresBroker(Database(url, Clock(), idle=lease), Clock(), lease=lease))
 
 
 @pytest.fixture
@@ -59,6 +55,12 @@ async def take(group: Subscription, count: int) -> list[Delivery]:
             await group.ack(lent)
             taken += lent
     return taken
+
+
+async def until(so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not so():  # noqa: ASYNC110 - there is no event for it
+            await asyncio.sleep(0.001)
 
 
 def ids(deliveries: Sequence[Delivery]) -> list[str]:
@@ -208,6 +210,30 @@ async def test_records_come_without_any_hint(broker: PostgresBroker, monkeypatch
     began = time.monotonic()
     assert ids(await waiting) == ["r1"]
     assert time.monotonic() - began < 5.0
+
+
+async def test_a_log_is_read_again_only_when_it_has_grown(
+    broker: PostgresBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tidings.pg.group.LOOK", 3600.0)
+    read, reads = broker.read, 0
+
+    async def counted(sql: str, values: object = None) -> list[Row]:
+        nonlocal reads
+        reads += sql == lending.LEND_ALL
+        return await read(sql, values)
+
+    group = await broker.subscribe([TOPIC], GROUP)
+    assert isinstance(group, Group)
+    monkeypatch.setattr(broker, "read", counted)
+    waiting = asyncio.create_task(group.fetch(10, PATIENCE))
+    for turn in range(5):  # woken for other reasons
+        await until(lambda: bool(reads) and not group.wake.is_set())
+        group.wake.set()
+        assert reads == 1, turn
+    await broker.publish([record("r1")])
+    assert ids(await waiting) == ["r1"]
+    assert reads == 2
 
 
 async def test_a_listener_that_is_half_open_delays_nobody_for_long(empty_database: str) -> None:

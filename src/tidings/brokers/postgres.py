@@ -3,7 +3,7 @@
 A guided tour. `publish` hands entries to the group-commit writer (`pg/writer.py`), which gives them positions in an
 order that no reader can miss (`pg/log.py`) and tells the readers of every process. A member of a group reads, lends and
 settles in `pg/group.py`; who owns which part of the keys is decided in `pg/membership.py`. What is here: publishing,
-views without memory, and the housekeeping on a connection of its own, which hears NOTIFY as a hint and looks for itself
+and the housekeeping on a connection of its own, which hears NOTIFY as a hint and looks for itself
 all the same: leases, dead members, delayed records that fall due, retention.
 """
 
@@ -21,7 +21,7 @@ import msgspec
 import psycopg
 
 from tidings import failpoint
-from tidings.broker import Delivery, Feature, Lag, Record, Start
+from tidings.broker import Feature, Lag, Record, Start
 from tidings.clock import Clock
 from tidings.embedded.feed import Feed, Loan
 from tidings.embedded.membership import Process
@@ -35,13 +35,14 @@ from tidings.errors import (
     StorageError,
     StorageFull,
 )
-from tidings.pg import backlog, lending, membership
+from tidings.pg import backlog, membership
 from tidings.pg import log as records
 from tidings.pg.database import Connection, Database, Row
 from tidings.pg.group import Group
 from tidings.pg.keeper import Keeper
 from tidings.pg.reader import Reader
 from tidings.pg.schema import PARTS
+from tidings.pg.view import View
 from tidings.pg.writer import DELAYED, Step, Writer
 from tidings.store import Unit
 
@@ -100,6 +101,7 @@ class PostgresBroker:
         self._header_text: tuple[str, Mapping[str, str]] = ("{}", {})
         self.groups: dict[Group, None] = {}
         self.views: dict[View, None] = {}
+        self._counting = asyncio.Lock()
         self._spread = 0
         self._open = False
         self._died: BaseException | None = None
@@ -112,7 +114,7 @@ class PostgresBroker:
             return
         await asyncio.to_thread(self.database.prepare)
         self.writer = Writer(self.database, self.heard)
-        self._reader = Reader(self.database)
+        self._reader, self._counter = Reader(self.database), Reader(self.database)
         self.keeper = Keeper(self)
         self._open = True
         self._died = None
@@ -131,6 +133,7 @@ class PostgresBroker:
         await asyncio.wait([self.housekeeper], timeout=CLOSING)
         await self.writer.close()
         await self._reader.close()
+        await self._counter.close()
 
     async def read(self, sql: str, values: Any = None) -> list[Row]:
         """One short statement that commits by itself."""
@@ -259,7 +262,7 @@ class PostgresBroker:
             await self.declare(topic, () if group is None else (group,), start)
         if group is None:
             cursors = {name: await self._position(self.topics[name], start) for name in topics}
-            view = View(self, cursors)
+            view = View(self, self.topics, cursors)
             self.views[view] = None
             return view
         ((group_id,),) = await self.read(GROUP, (group,))
@@ -294,11 +297,9 @@ class PostgresBroker:
     async def lag(self, topic: str, group: str) -> Lag:
         """See Broker.lag. Counts on a connection of its own: a million waiting records take some tenths of a second."""
         self.check()
-        counter = Reader(self.database)
-        try:
-            return backlog.of(await counter.read(backlog.LAG, {"topic": topic, "group": group}), self.clock.now())
-        finally:
-            await counter.close()
+        async with self._counting:  # the deadline of each begins with its turn
+            rows = await self._counter.read(backlog.LAG, {"topic": topic, "group": group})
+        return backlog.of(rows, self.clock.now())
 
     async def seek(self, topic: str, group: str, to: Start | float) -> None:
         """See Broker.seek."""
@@ -317,7 +318,7 @@ class PostgresBroker:
         await self.run(move)
         for member in self.groups:
             member.stale = True
-            member.wake.set()
+            member.hear()
 
     # -- hearing
 
@@ -329,53 +330,7 @@ class PostgresBroker:
         readers: list[Group | View] = [*self.groups, *self.views]
         for reader in readers:
             if grown is None or not grown.isdisjoint(reader.topics):
-                reader.wake.set()
-
-
-class View:
-    """A private view: every record from its start, nothing remembered, nothing to settle."""
-
-    def __init__(self, broker: PostgresBroker, cursors: dict[str, int]) -> None:
-        self.wake = asyncio.Event()
-        self.topics = {broker.topics[name] for name in cursors}
-        self._broker = broker
-        self._cursors = cursors
-        self._closed = False
-
-    async def fetch(self, limit: int, wait: float) -> Sequence[Delivery]:
-        """See Subscription.fetch."""
-        deadline = self._broker.clock.monotonic() + wait
-        while True:
-            if self._closed:
-                raise Closed("the view is closed")
-            self._broker.check()
-            self.wake.clear()
-            for name, cursor in list(self._cursors.items()):
-                values = {"topic": self._broker.topics[name], "after": cursor, "limit": limit}
-                rows = await self._broker.read(lending.LOOK_ON, values)
-                if rows:
-                    del self._cursors[name]  # to the end, so that every topic gets its turn
-                    self._cursors[name] = rows[-1][0]
-                    return self._broker.deliveries(name, rows)
-            left = deadline - self._broker.clock.monotonic()
-            if left <= 0:
-                return []
-            await self._broker.clock.wait(self.wake, min(left, lending.LOOK))
-
-    async def ack(self, deliveries: Sequence[Delivery], tx: Unit | None = None) -> None:
-        """Nothing to do."""
-
-    async def nack(self, deliveries: Sequence[Delivery], delay: float = 0.0) -> None:
-        """Nothing to do: a view reads each record once."""
-
-    async def extend(self, deliveries: Sequence[Delivery], lease: float) -> None:
-        """Nothing to do."""
-
-    async def close(self) -> None:
-        """See Subscription.close."""
-        self._closed = True
-        self._broker.forget(self)
-        self.wake.set()
+                reader.hear(grown)
 
 
 def _one(cursor: psycopg.Cursor[Row]) -> Any:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from functools import partial
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -26,7 +27,7 @@ from tidings.embedded.membership import DONE, HELD, RETRY, SUSPECT
 from tidings.errors import Closed, Fenced, StorageError
 from tidings.pg import lending, membership
 from tidings.pg.database import Connection, Row
-from tidings.pg.lending import LOOK, Host, Mine, Outlook, Settling, behind, encoded, fence, own
+from tidings.pg.lending import LOOK, READ, Host, Mine, Outlook, Settling, behind, encoded, fence, own
 from tidings.pg.schema import PARTS
 from tidings.pg.writer import Statement, Step
 from tidings.store import Unit
@@ -65,6 +66,8 @@ class Group:
         self._parking: set[str] = set()  # keys of which rows are on their way: they stay held
         self._fenced = False
         self._closed = False
+        self._dry: set[int] = set()  # topics of which all that is in the log has been read
+        self._looked = float("-inf")  # when what others may not have told was last looked for
         self._turn = 0
         self._weight = 0  # bytes of a body, of late, where they are large
 
@@ -73,9 +76,11 @@ class Group:
     async def fetch(self, limit: int, wait: float) -> Sequence[Delivery]:
         """See Subscription.fetch; raises Fenced once where all that was lent has been lost."""
         deadline = self._broker.clock.monotonic() + wait
+        told = wait > 0  # who does not wait would miss what was committed before this process has heard of it
         while True:
             self._check()
             self.wake.clear()
+            self._trust(told)
             if self.stale:
                 await self.rebalance()
                 self._check()
@@ -85,7 +90,21 @@ class Group:
             left = deadline - self._broker.clock.monotonic()
             if left <= 0:
                 return []
-            await self._broker.clock.wait(self.wake, min(left, LOOK, self._until_due()))
+            told = await self._broker.clock.wait(self.wake, min(left, LOOK, self._until_due()))
+
+    def hear(self, topics: AbstractSet[int] | None = None) -> None:
+        """These topics have grown, or perhaps all."""
+        for topic in self.topics if topics is None else self.topics & topics:
+            self.feeds[topic].ended = False  # a read that is under way may have come too early
+            self._dry.discard(topic)
+        self.wake.set()
+
+    def _trust(self, told: bool) -> None:
+        """Where nobody has told what has grown, or not for long, look at all: that others tell is a hint."""
+        now = self._broker.clock.monotonic()
+        if not told or now - self._looked >= LOOK:
+            self._dry.clear()
+            self._looked = now
 
     def _check(self) -> None:
         if self._closed:
@@ -121,7 +140,7 @@ class Group:
         self._turn += 1
         for index in range(len(feeds)):
             feed = feeds[(self._turn + index) % len(feeds)]
-            if lent := await self._lend_log(feed, limit):
+            if feed.topic not in self._dry and (lent := await self._lend_log(feed, limit)):
                 return lent
         return []
 
@@ -141,12 +160,14 @@ class Group:
     async def _lend_log(self, feed: Feed, limit: int) -> Sequence[Delivery]:
         while True:
             mine = self._mine
+            feed.ended = True
             values = {"topic": feed.topic, "after": feed.cursor, "limit": limit, "feed": feed.id, "member": mine.member}
             if len(mine.parts) == PARTS:
                 rows = await self._broker.read(lending.LEND_ALL, values)
             else:
                 rows = await self._broker.read(lending.LEND_SOME, values | {"parts": mine.array})
             if not rows:
+                self._see_end(feed)
                 return []
             self._weigh(rows, limit)
             last = rows[-1][0]
@@ -155,8 +176,15 @@ class Group:
                 loans = await self._sift(feed, loans, last)
             feed.lent.update(zip(map(RECEIPT, loans), loans, strict=True))
             feed.cursor = last
+            if not self._weight and len(rows) < min(limit, READ // LIGHT):
+                self._see_end(feed)
             if loans:
                 return loans
+
+    def _see_end(self, feed: Feed) -> None:
+        """All of it has been read, unless more was heard of meanwhile."""
+        if feed.ended:
+            self._dry.add(feed.topic)
 
     async def _sift(self, feed: Feed, loans: Sequence[Loan], last: int) -> list[Loan]:
         """Leave out what was read or settled before, and put what waits behind a retried one of its key in line."""
@@ -497,7 +525,7 @@ class Group:
             feed.held |= {key.decode() for _, state, key in found.known if state != DONE and key is not None}
             self._apply(feed, found.outlook)
         self._mine = own(owned, member)
-        self.wake.set()
+        self.hear()
 
     async def close(self) -> None:
         """See Subscription.close."""

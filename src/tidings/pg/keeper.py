@@ -139,6 +139,8 @@ class Keeper:
         assert self._connection is not None
         try:
             async for notice in self._connection.notifies(timeout=seconds):
+                if notice.pid == self._broker.writer.pid:
+                    continue  # this process has heard of it as soon as it was committed
                 topics = [int(topic) for topic in notice.payload.split(",") if topic.isdecimal()]
                 self._broker.heard(topics)
         except psycopg.Error:

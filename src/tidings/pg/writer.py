@@ -100,6 +100,7 @@ class Writer:
         self._closed = False
         self._last = False
         self._connection: Connection | None = None
+        self.pid = 0  # of the server's process that works for this connection
         self._pause = threading.Event()  # never set: it lets the thread wait
         self._thread = threading.Thread(target=self._run, name="tidings-writer", daemon=True)
         self._thread.start()
@@ -227,7 +228,7 @@ class Writer:
         try:
             if self._broken:
                 raise self._broken
-            connection = self._connection = self._connection or self._database.connect()
+            connection = self._connected()
             connection.begun = self._database.clock.monotonic()
             connection.grown.clear()
             work = self._own if jobs[0].alone else self._together
@@ -247,6 +248,12 @@ class Writer:
         except BaseException as error:  # noqa: BLE001 - a thread that died would leave every publisher waiting
             self._drop(error)
             self._singly(jobs, error)
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            self._connection = self._database.connect()
+            self.pid = self._connection.info.backend_pid
+        return self._connection
 
     def _unmade(self, jobs: Sequence[Job], problem: StorageError) -> None:
         """There is no connection. What may be done twice is tried again until its time is over."""
@@ -348,8 +355,7 @@ class Writer:
         """Whether a transaction was committed whose connection was lost meanwhile: ask until the server knows."""
         while True:
             try:
-                self._connection = self._connection or self._database.connect()
-                (status,) = self._connection.run(STATUS, (xid,)).fetchone() or (None,)
+                (status,) = self._connected().run(STATUS, (xid,)).fetchone() or (None,)
             except (psycopg.Error, StorageError) as error:
                 self._connection = None
                 if self._last:

@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any
 
 from tidings import dead, failpoint
@@ -62,7 +63,7 @@ class Worker:
         self.threads = ThreadPoolExecutor(bound.concurrency, bound.name) if bound.mode is Mode.THREAD else None
         self.turns = Turns()
         self.idle: list[Lane] = []
-        self.lanes = [_lane(self) for _ in range(bound.concurrency)]
+        self.lanes: list[Lane] = []  # those that were needed so far
         self.watcher: Callable[[Delivery, BaseException], None] | None = None  # is told of what the lanes give up
         self.inquest: Inquest | None = None  # where somebody sees how this process ends
         self.cell: Cell | None = None  # where an event is tried alone
@@ -81,6 +82,7 @@ class Worker:
         self._settling = False
         self._busy_since = self._settled_at = 0.0
         self._tasks: list[asyncio.Task[None]] = []
+        self._start: Callable[[Lane], asyncio.Task[None]]
         self._tokens = 1.0
         self._filled = clock.monotonic()
         self._throttled: float | None = None
@@ -101,11 +103,12 @@ class Worker:
             if self._drained.is_set():  # before this had its first turn: nobody would tell its tasks to end
                 return
             async with asyncio.TaskGroup() as group:
-                for lane in self.lanes:
-                    lane.task = group.create_task(lane.work(), name=f"{self.bound.name} lane")
-                others = [group.create_task(run(), name=f"{self.bound.name} {run.__name__}")
-                          for run in (self._feed, self._settle_finished, self._watch)]  # fmt: skip
-                self._tasks = [*others, *(lane.task for lane in self.lanes if lane.task)]
+                context = copy_context()  # what a handler sets in that of its lane, the next one does not see
+                self._start = lambda lane: group.create_task(
+                    lane.work(), name=f"{self.bound.name} lane", context=context.copy()
+                )
+                self._tasks = [group.create_task(run(), name=f"{self.bound.name} {run.__name__}")
+                               for run in (self._feed, self._settle_finished, self._watch)]  # fmt: skip
         except* asyncio.CancelledError:
             raise
         finally:
@@ -215,9 +218,14 @@ class Worker:
         self.call_lane()
 
     def call_lane(self) -> None:
-        """Wake a lane that rests, if any."""
+        """Wake a lane that rests, if any, or begin another one, as long as there may be more."""
         if self.idle:
             self.idle.pop().wake.set()
+        elif len(self.lanes) < self.bound.concurrency and not self.turns.stopped:
+            lane = _lane(self)
+            self.lanes.append(lane)
+            lane.task = self._start(lane)
+            self._tasks.append(lane.task)
 
     async def _allowed(self) -> int:
         """How many the rate limit allows just now, at least 1 after a wait."""

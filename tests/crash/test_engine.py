@@ -5,7 +5,7 @@ import gc
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from tidings import App, Event, Retry, Start, Table, Tx
 from tidings.broker import Delivery, Record, Subscription
 from tidings.brokers.sqlite import SqliteBroker
 from tidings.clock import Clock
-from tidings.embedded.database import Database
 from tidings.embedded.group import Group
 from tidings.embedded.membership import bury_members
 from tidings.errors import Conflict, Fenced
@@ -35,14 +34,6 @@ class Noted(Event, name="note.noted"):
 @pytest.fixture
 def app(tmp_path: Path) -> App:
     return App("shop", f"sqlite:{tmp_path / 'tidings.db'}?durable=no")
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[SqliteBroker]:
-    broker = SqliteBroker(Database(tmp_path / "tidings.db", durable=False), Clock())
-    await broker.open()
-    yield broker
-    await broker.close()
 
 
 def records(*names: str) -> list[Record]:
@@ -441,10 +432,11 @@ async def test_a_worker_that_is_taken_for_dead_between_two_tries_goes_on(app: Ap
 
     async with app.running():
         await app.publish(Moved(number=0, key="a"))
-        lane = app.worker("move").lanes[0]
+        worker = app.worker("move")
         async with asyncio.timeout(5):
-            while begun.count(0) < 4 or not lane.paused:  # noqa: ASYNC110 - the handler runs in a thread
+            while begun.count(0) < 4 or not worker.lanes[0].paused:  # noqa: ASYNC110 - the handler runs in a thread
                 await asyncio.sleep(0.001)  # the pause after the fourth try is longer than what follows takes
+        lane = worker.lanes[0]
         lane.current = Delivery(records("a1")[0], 1, 1)  # as a thread that runs on does it
         assert app.connection is not None
         broker = app.connection.broker

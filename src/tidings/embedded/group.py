@@ -414,15 +414,18 @@ class Group:
         return not any(feed.lent or feed.out for feed in self.feeds.values())
 
     async def join(self) -> None:
-        """Become a member, with a new id."""
+        """Become a member, with a new id, and claim what is free, in one commit."""
         lease = self._broker.clock.monotonic() + self._broker.lease
-        values = (self.group, self._broker.process.name, lease)
+        group, values = self.group, (self.group, self._broker.process.name, lease)
 
-        def enter(connection: Connection) -> None:  # it sets the id itself: whoever is cancelled meanwhile has to leave
+        def enter(
+            connection: Connection,
+        ) -> list[int]:  # it sets the id itself: who is cancelled meanwhile has to leave
             self.member = connection.execute(membership.JOIN, values).lastrowid or 0
+            return membership.balance(connection, group, self.member)
 
-        await self._broker.run(enter)
-        await self.rebalance()
+        self._crowded = self.stale = False
+        self._take(await self._broker.run(enter))
 
     async def rebalance(self) -> None:
         """Give up parts beyond the fair share when nothing is lent, and claim free ones; again where that fails."""
@@ -480,7 +483,10 @@ class Group:
 
     async def _claim(self) -> None:
         group, member = self.group, self.member
-        owned: list[int] = await self._broker.run(lambda c: membership.balance(c, group, member))
+        self._take(await self._broker.run(lambda c: membership.balance(c, group, member)))
+
+    def _take(self, owned: list[int]) -> None:
+        """These parts are ours: read on where they were left."""
         new = [part for part in owned if part not in self._mine.parts]
         if not new:
             return

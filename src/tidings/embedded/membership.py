@@ -42,7 +42,7 @@ MEMBERS = "SELECT id, grp, process, lease FROM tidings_member"
 MEMBERS_OF = "SELECT id FROM tidings_member WHERE grp = ? ORDER BY id"
 FREE = "SELECT part FROM tidings_part WHERE grp = ? AND owner IS NULL ORDER BY part"
 OWNED = "SELECT part FROM tidings_part WHERE grp = ? AND owner = ? ORDER BY part"
-CLAIM = "UPDATE tidings_part SET owner = ? WHERE grp = ? AND part = ? AND owner IS NULL"
+CLAIM = "UPDATE tidings_part SET owner = ? WHERE grp = ? AND part <= ? AND owner IS NULL"
 RELEASE = "UPDATE tidings_part SET owner = NULL WHERE grp = ? AND part = ? AND owner = ?"
 RELEASE_ALL = "UPDATE tidings_part SET owner = NULL WHERE owner = ?"
 LEAVE = "DELETE FROM tidings_member WHERE id = ?"
@@ -193,7 +193,8 @@ def balance(connection: Connection, group: int, member: int) -> list[int]:
     owned = [part for (part,) in connection.execute(OWNED, (group, member))]
     missing = max(share(members, member) - len(owned), 0)
     claimed = [part for (part,) in connection.execute(FREE, (group,)).fetchall()[:missing]]
-    connection.executemany(CLAIM, [(member, group, part) for part in claimed])
+    if claimed:
+        connection.execute(CLAIM, (member, group, claimed[-1]))
     return sorted(owned + claimed)
 
 

@@ -81,9 +81,8 @@ MOVE_DUE = """INSERT OR IGNORE INTO tidings_log (topic, part, id, type, key, tim
 DROP_DUE = """DELETE FROM tidings_delay WHERE seq IN (
     SELECT seq FROM tidings_delay WHERE due <= ? ORDER BY due, seq LIMIT 500)"""
 NEXT_DUE = "SELECT min(due) FROM tidings_delay"
-TOPIC = "SELECT id, keep_seconds, keep_count FROM tidings_topic WHERE name = ?"
-GROUPS_OF = """SELECT g.name FROM tidings_feed f JOIN tidings_group g ON g.id = f.grp
-    JOIN tidings_topic t ON t.id = f.topic WHERE t.name = ?"""
+DECLARED = """SELECT t.id, t.keep_seconds, t.keep_count, g.name FROM tidings_topic t
+    LEFT JOIN tidings_feed f ON f.topic = t.id LEFT JOIN tidings_group g ON g.id = f.grp WHERE t.name = ?"""
 FEED_OF = """SELECT f.id, f.topic, f.grp FROM tidings_feed f JOIN tidings_topic t ON t.id = f.topic
     JOIN tidings_group g ON g.id = f.grp WHERE t.name = ? AND g.name = ?"""
 FEEDS_OF = """SELECT f.id, f.topic, t.name FROM tidings_feed f JOIN tidings_topic t ON t.id = f.topic
@@ -139,6 +138,7 @@ class SqliteBroker:
         self._limit = limit or sys.maxsize
         self.process = self.new_process(clock.id())
         self.topics: dict[str, int] = {}
+        self._declared: set[tuple[str, str]] = set()  # topics with their groups, which are never removed
         self._headers: tuple[Mapping[str, str], str] = ({}, "{}")
         self._header_text: tuple[str, Mapping[str, str]] = ("{}", {})
         self._groups: dict[Group, None] = {}  # in the order in which they came: all runs of a simulation are the same
@@ -171,8 +171,7 @@ class SqliteBroker:
     def _open_files(self, undo: contextlib.ExitStack) -> None:
         self._reader = self.database.connect()
         undo.callback(self._reader.close)
-        create(self._reader, SCHEMA + membership.SCHEMA + steady.SCHEMA)
-        adapt(self._reader)
+        self.make_tables(self._reader)
         self.steady = steady.time_of(self._reader, self.clock, membership.boot())
         self._reader.execute(READ_ONCE)
         self.lent = Lent(self.database.side(".lent"))
@@ -180,6 +179,11 @@ class SqliteBroker:
         self._wakeup = self.new_wakeup(self._heard)
         undo.callback(self._wakeup.close)
         self.writer = self.new_writer(self._wakeup.signal)
+
+    def make_tables(self, connection: Connection) -> None:
+        """Make what is lacking; a simulation does that once for many runs."""
+        create(connection, SCHEMA + membership.SCHEMA + steady.SCHEMA)
+        adapt(connection)
 
     def new_wakeup(self, heard: Callable[[], None]) -> Wakeup:
         """How this process hears of commits; a simulation has its own."""
@@ -244,12 +248,16 @@ class SqliteBroker:
     async def declare(self, topic: str, groups: Sequence[str], start: Start | float = Start.LATEST) -> None:
         """See Broker.declare."""
         self.check()
-        known = {name for (name,) in self.read(GROUPS_OF, (topic,))}
-        found = self.read(TOPIC, (topic,))
-        if found and known.issuperset(groups) and self._keep in ((None, None), found[0][1:]):
+        wanted = {(topic, group) for group in groups}
+        if topic in self.topics and wanted <= self._declared:
+            return
+        found = self.read(DECLARED, (topic,))
+        known = {name for *_, name in found}
+        if found and known.issuperset(groups) and self._keep in ((None, None), found[0][1:3]):
             self.topics[topic] = found[0][0]
         else:
             self.topics[topic] = await self.run(lambda connection: self._declare(connection, topic, groups, start))
+        self._declared |= wanted
 
     def _declare(self, connection: Connection, topic: str, groups: Sequence[str], start: Start | float) -> int:
         connection.execute(NEW_TOPIC, (topic, KEEP_SECONDS))

@@ -107,6 +107,8 @@ class Database:
     """
 
     factory = Connection
+    options = ""
+    """What SQLite is told beside the path, as the query of a URI."""
 
     def __init__(self, path: str | Path, *, durable: bool = True) -> None:
         self.temporary = str(path) == ":memory:"
@@ -164,8 +166,9 @@ class Database:
     def connect(self, *, durable: bool | None = None) -> Connection:
         """A new connection with the pragmas set, in autocommit mode."""
         connection = sqlite3.connect(
-            self.path, isolation_level=None, check_same_thread=False, factory=self.factory, cached_statements=512
-        )
+            self.path.as_uri() + self.options, uri=True, isolation_level=None, check_same_thread=False,
+            factory=self.factory, cached_statements=512,
+        )  # fmt: skip
         try:
             if connection.execute("PRAGMA page_count").fetchone() == (0,):
                 connection.executescript(

@@ -68,6 +68,9 @@ class Files:
         self._databases: dict[str, SimDatabase] = {}
         self._keeper: sqlite3.Connection | None = None
         self._objects: list[Any] = []
+        self._schema = 0
+        self._undo: list[str] = []
+        self._lent = b""
 
     @property
     def path(self) -> Path:
@@ -93,34 +96,52 @@ class Files:
         """Let the file be as it was prepared."""
         if self._keeper is None or not self._put_back(self._keeper):
             self.close()
-            self._begin_anew()
-        shutil.copyfile(self._template / LENT, self._run / LENT)
+            self._keeper = self._begin_anew()
+        with (self._run / LENT).open("r+b") as lent:
+            lent.write(self._lent)
 
     def _put_back(self, keeper: sqlite3.Connection) -> bool:
         """Undo what was written; False where that cannot be done, as where somebody still holds a snapshot."""
         try:
-            found = keeper.execute(OBJECTS.format(schema="main")).fetchall()
-            if any(each not in found for each in self._objects):
+            if self._version(keeper) != self._schema and not self._drop_new(keeper):
                 return False
             keeper.execute("BEGIN IMMEDIATE")
-            for kind, name, sql in found:
-                if (kind, name, sql) not in self._objects and sql is not None:
-                    keeper.execute(f'DROP {kind} IF EXISTS main."{name}"')  # its table may be gone, and it with that
-            for kind, name, _ in self._objects:
-                if kind == "table":
-                    keeper.execute(f'DELETE FROM main."{name}"')  # noqa: S608 - names of the file itself
-                    keeper.execute(f'INSERT INTO main."{name}" SELECT * FROM prepared."{name}"')  # noqa: S608
+            for statement in self._undo:
+                keeper.execute(statement)
             keeper.execute("COMMIT")
             (busy, *_) = keeper.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         except sqlite3.Error:  # a table that cannot be copied, such as one with generated columns
             return False
         return not busy
 
-    def _begin_anew(self) -> None:
+    def _drop_new(self, keeper: sqlite3.Connection) -> bool:
+        """Undo what was declared; False where something was dropped or altered."""
+        found = keeper.execute(OBJECTS.format(schema="main")).fetchall()
+        if any(each not in found for each in self._objects):
+            return False
+        for kind, name, sql in found:
+            if (kind, name, sql) not in self._objects and sql is not None:
+                keeper.execute(f'DROP {kind} IF EXISTS main."{name}"')  # its table may be gone, and it with that
+        self._schema = self._version(keeper)
+        return True
+
+    def _begin_anew(self) -> sqlite3.Connection:
         shutil.copytree(self._template, self._run)
-        self._keeper = keeper = Database(self.path, durable=False).connect()
+        self._lent = (self._template / LENT).read_bytes()
+        keeper = SimDatabase(self, "").connect()
         keeper.execute("ATTACH ? AS prepared", (str(self._template / NAME),))
         self._objects = keeper.execute(OBJECTS.format(schema="prepared")).fetchall()
+        self._undo = []
+        for name in (name for kind, name, _ in self._objects if kind == "table"):
+            self._undo.append(f'DELETE FROM main."{name}"')  # noqa: S608 - names of the file itself
+            if keeper.execute(f'SELECT 1 FROM prepared."{name}" LIMIT 1').fetchone():  # noqa: S608
+                self._undo.append(f'INSERT INTO main."{name}" SELECT * FROM prepared."{name}"')  # noqa: S608
+        self._schema = self._version(keeper)
+        return keeper
+
+    @staticmethod
+    def _version(keeper: sqlite3.Connection) -> int:
+        return int(keeper.execute("PRAGMA main.schema_version").fetchone()[0])
 
     def add(self, connection: Left) -> None:
         """Close it when all are closed."""
@@ -145,6 +166,7 @@ class SimDatabase(Database):
     """The file, as a process opens it for one use of it."""
 
     factory = Left
+    options = "?vfs=unix-excl"
 
     def __init__(self, files: Files, role: str) -> None:
         super().__init__(files.path, durable=False)

@@ -20,16 +20,16 @@ from tidings.broker import Delivery, Start, Subscription
 from tidings.brokers.sqlite import SqliteBroker, append
 from tidings.clock import Clock
 from tidings.config import Config
-from tidings.connect import Connection
+from tidings.connect import Connection as Connected
 from tidings.embedded import database as files
 from tidings.embedded import membership
-from tidings.embedded.database import Database
+from tidings.embedded.database import Connection, Database
 from tidings.embedded.wakeup import Wakeup
 from tidings.embedded.writer import Job, Writer
 from tidings.store import Unit
 from tidings.stores.sqlite import SqliteStore
 from tidings.testing.clock import START
-from tidings.testing.sim.files import WRITER, leave
+from tidings.testing.sim.files import WRITER, Left, leave
 from tidings.testing.sim.loop import OWNER, SimLoop
 from tidings.testing.sim.tape import Tape
 from tidings.worker import Worker
@@ -278,6 +278,11 @@ class SimBroker(SqliteBroker):
         """See SqliteBroker."""
         return Name(self._world, self._name)
 
+    def make_tables(self, connection: Connection) -> None:
+        """See SqliteBroker."""
+        if not isinstance(connection, Left):
+            super().make_tables(connection)
+
     def new_wakeup(self, heard: Callable[[], None]) -> SimWakeup:
         """See SqliteBroker."""
         self.ears = SimWakeup(self._world, heard)
@@ -343,7 +348,7 @@ class Process:
         await self.store.open()
         for app in self.apps:
             app.clock = self.clock
-            await app.open(Connection(self.broker, self.store), self._world.config)
+            await app.open(Connected(self.broker, self.store), self._world.config)
 
     async def _serve(self) -> None:
         try:

@@ -1,12 +1,17 @@
 """What every test gets: a folder of its own, an environment without our settings, repeatable hypothesis runs."""
 
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from tests.lifetime import kept_open
 from tests.servers.shared import kafka_server, nats_server, postgres_server, rabbitmq_server, valkey_server
+from tidings.brokers.sqlite import SqliteBroker
+from tidings.clock import Clock
+from tidings.embedded.database import Database
 
 __all__ = ["kafka_server", "nats_server", "own_folder", "postgres_server", "rabbitmq_server", "valkey_server"]
 
@@ -22,3 +27,10 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith("TIDINGS_")]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture
+async def broker(tmp_path: Path) -> AsyncIterator[SqliteBroker]:
+    """The embedded broker, on a file without fsync."""
+    async with kept_open(SqliteBroker(Database(tmp_path / "tidings.db", durable=False), Clock())) as broker:
+        yield broker

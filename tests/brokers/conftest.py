@@ -1,17 +1,25 @@
-"""Databases of a PostgreSQL server, each for one test."""
+"""Databases of a PostgreSQL server and files of stores, each for one test."""
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
 
+from tests.brokers.linked_site import Beside, rows_in
 from tests.servers.certificates import certificates
 from tidings.dev import Postgres
 
 __all__ = ["certificates", "empty_database"]
 
 NUMBERS = itertools.count(1)
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Beside:
+    """A file of the store beside a link."""
+    return rows_in(tmp_path)
 
 
 @pytest.fixture

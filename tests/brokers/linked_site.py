@@ -6,17 +6,21 @@ import os
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
+from tests.lifetime import kept_open
 from tidings import dev
 from tidings.broker import Broker, Feature
 from tidings.clock import Clock
 from tidings.config import Config
+from tidings.embedded.database import Database
 from tidings.link import Link
 from tidings.linked import Linked
 from tidings.store import Store
+from tidings.storeless import Storeless
+from tidings.stores.sqlite import SqliteStore
 from tidings.testing import contract
 from tidings.testing.contract import Check, Server
 
@@ -77,6 +81,22 @@ def cut_connections(port: int) -> None:
                         copy.shutdown(socket.SHUT_RDWR)
 
 
+class Beside(NamedTuple):
+    """The store beside a link: a new one for each connection, and its URL for members in other processes."""
+
+    store: Callable[[], Store]
+    url: str | None = None
+
+
+NOTHING = Beside(Storeless)
+
+
+def rows_in(folder: Path) -> Beside:
+    """In a file there."""
+    rows = Database(folder / "store.db")
+    return Beside(lambda: SqliteStore(rows), f"sqlite:{rows.path}")
+
+
 class LinkedSite:
     """Connections of a new `link()` and `store()` each. `silence(link)` makes one say nothing more, as a kill does."""
 
@@ -99,15 +119,11 @@ class LinkedSite:
 
     @contextlib.asynccontextmanager
     async def connect(self) -> AsyncGenerator[Broker]:
-        store = self._store()
-        await store.open()
-        broker = Linked(self._link(), store, self.clock, limit=LIMIT)
-        await broker.open()
-        try:
+        async with (
+            kept_open(self._store()) as store,
+            kept_open(Linked(self._link(), store, self.clock, limit=LIMIT)) as broker,
+        ):
             yield broker
-        finally:
-            await broker.close()
-            await store.close()
 
     @contextlib.asynccontextmanager
     async def store(self, broker: Broker) -> AsyncGenerator[Store]:

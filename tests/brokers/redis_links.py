@@ -1,24 +1,18 @@
 """What the tests of Redis share: links, and a member that says nothing more."""
 
 import contextlib
-from collections.abc import AsyncIterator
 
+from tests.lifetime import kept_open
 from tidings.brokers.redis import RedisLink
 from tidings.clock import Clock
 from tidings.dev import Valkey
 from tidings.link import Line
 
 
-@contextlib.asynccontextmanager
-async def opened(
+def opened(
     server: Valkey, prefix: str, more: str = "", *, lease: float = 3.0, keep: float | None = None
-) -> AsyncIterator[RedisLink]:
-    link = RedisLink(f"{server.url}?prefix={prefix}{more}", Clock(), lease=lease, keep=keep)
-    await link.open()
-    try:
-        yield link
-    finally:
-        await link.close()
+) -> contextlib.AbstractAsyncContextManager[RedisLink]:
+    return kept_open(RedisLink(f"{server.url}?prefix={prefix}{more}", Clock(), lease=lease, keep=keep))
 
 
 def silence(link: RedisLink, line: Line) -> None:

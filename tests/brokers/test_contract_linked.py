@@ -6,16 +6,14 @@ from pathlib import Path
 import pytest
 
 from tests.brokers.embedded_link import EmbeddedLink
-from tests.brokers.linked_site import LinkedSite, with_a_store
+from tests.brokers.linked_site import NOTHING, Beside, LinkedSite, with_a_store
 from tests.brokers.test_contract_sqlite import FastClock
 from tidings.brokers.sqlite import SqliteBroker
 from tidings.clock import Clock
 from tidings.embedded.database import Database
 from tidings.pg.database import Database as Postgres
 from tidings.store import Store
-from tidings.storeless import Storeless
 from tidings.stores.postgres import PostgresStore
-from tidings.stores.sqlite import SqliteStore
 from tidings.testing import contract
 from tidings.testing.contract import Check, Server
 
@@ -40,13 +38,12 @@ def site(folder: Path, store: Callable[[], Store], delay: float = 10.0) -> Serve
 
 @pytest.mark.parametrize("check", WITHOUT, ids=lambda check: check.name)
 async def test_the_contract_without_a_store(check: Check, tmp_path: Path) -> None:
-    await check.run(site(tmp_path, Storeless))
+    await check.run(site(tmp_path, NOTHING.store))
 
 
 @pytest.mark.parametrize("check", WITH, ids=lambda check: check.name)
-async def test_the_contract_with_a_store(check: Check, tmp_path: Path) -> None:
-    rows = Database(tmp_path / "store.db")
-    await check.run(site(tmp_path, lambda: SqliteStore(rows)))
+async def test_the_contract_with_a_store(check: Check, tmp_path: Path, rows: Beside) -> None:
+    await check.run(site(tmp_path, rows.store))
 
 
 @pytest.mark.parametrize(

@@ -1,21 +1,15 @@
 """NATS JetStream keeps the contract: with a store beside it all of it, without one all but what needs one."""
 
 import itertools
-from collections.abc import Callable
-from pathlib import Path
 
 import nats
 import pytest
 
-from tests.brokers.linked_site import ABLE, LEASE, LinkedSite, blows, config, each, with_a_store
+from tests.brokers.linked_site import ABLE, LEASE, NOTHING, Beside, LinkedSite, blows, config, each, with_a_store
 from tidings.brokers.nats import NatsLink
 from tidings.clock import Clock
 from tidings.dev import Nats
-from tidings.embedded.database import Database
 from tidings.jetstream.line import GroupLine
-from tidings.store import Store
-from tidings.storeless import Storeless
-from tidings.stores.sqlite import SqliteStore
 from tidings.testing import contract
 from tidings.testing.contract import Check, Server
 
@@ -34,7 +28,7 @@ async def silence(link: NatsLink) -> None:
     await wire.hang_up()
 
 
-def site(server: Nats, store: Callable[[], Store], path: str | None = None) -> Server:
+def site(server: Nats, beside: Beside) -> Server:
     """A prefix of its own on the server."""
     prefix = f"contract{next(NUMBERS)}"
     url = f"{server.url}?prefix={prefix}"
@@ -44,17 +38,15 @@ def site(server: Nats, store: Callable[[], Store], path: str | None = None) -> S
         await plain.jetstream().delete_stream(f"{prefix}_contract")
         await plain.close()
 
-    site = LinkedSite(lambda: NatsLink(url, Clock(), lease=LEASE), store, silence, lease=LEASE)
-    return site.server(config=config(url, path), remove=remove, **blows(server))
+    site = LinkedSite(lambda: NatsLink(url, Clock(), lease=LEASE), beside.store, silence, lease=LEASE)
+    return site.server(config=config(url, beside.url), remove=remove, **blows(server))
 
 
 @pytest.mark.parametrize("check", contract.checks(NatsLink.features), ids=lambda check: check.name)
 async def test_the_contract_without_a_store(check: Check, nats_server: Nats) -> None:
-    await check.run(site(nats_server, Storeless))
+    await check.run(site(nats_server, NOTHING))
 
 
 @each(CHECKS)
-async def test_the_contract_with_a_store(check: Check, nats_server: Nats, tmp_path: Path) -> None:
-    path = tmp_path / "store.db"
-    rows = Database(path)
-    await check.run(site(nats_server, lambda: SqliteStore(rows), f"sqlite:{path}"))
+async def test_the_contract_with_a_store(check: Check, nats_server: Nats, rows: Beside) -> None:
+    await check.run(site(nats_server, rows))

@@ -1,17 +1,18 @@
 """The PostgreSQL broker keeps the contract, on a real server."""
 
-import contextlib
-from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 
 from tests.brokers.linked_site import blows, each
+from tests.lifetime import kept_open
 from tidings.broker import Broker
 from tidings.brokers.postgres import PostgresBroker
 from tidings.clock import Clock
 from tidings.config import Config
 from tidings.dev import Postgres
 from tidings.pg.database import Database
+from tidings.store import Store
 from tidings.stores.postgres import PostgresStore
 from tidings.testing import contract
 from tidings.testing.contract import Check, Server
@@ -29,25 +30,13 @@ class Place:
         self._server = server
         self.clock = Clock()
 
-    @contextlib.asynccontextmanager
-    async def connect(self) -> AsyncGenerator[Broker]:
+    def connect(self) -> AbstractAsyncContextManager[Broker]:
         database = Database(self.url, self.clock)
-        broker = PostgresBroker(database, self.clock, lease=LEASE, keep=float("inf"), limit=LIMIT)
-        await broker.open()
-        try:
-            yield broker
-        finally:
-            await broker.close()
+        return kept_open(PostgresBroker(database, self.clock, lease=LEASE, keep=float("inf"), limit=LIMIT))
 
-    @contextlib.asynccontextmanager
-    async def store(self, broker: Broker) -> AsyncGenerator[PostgresStore]:
+    def store(self, broker: Broker) -> AbstractAsyncContextManager[Store]:
         assert isinstance(broker, PostgresBroker)
-        store = PostgresStore(broker.database, lambda: broker.writer)
-        await store.open()
-        try:
-            yield store
-        finally:
-            await store.close()
+        return kept_open(PostgresStore(broker.database, lambda: broker.writer))
 
     async def silence(self, broker: Broker) -> None:
         """What it lends and renews comes from its housekeeping: without that it is as good as dead."""

@@ -2,21 +2,26 @@
 
 import asyncio
 import itertools
-from collections.abc import Callable
-from pathlib import Path
 
 import pika
 import pytest
 
-from tests.brokers.linked_site import ABLE, LEASE, SLOW_START, LinkedSite, blows, config, each, with_a_store
+from tests.brokers.linked_site import (
+    ABLE,
+    LEASE,
+    NOTHING,
+    SLOW_START,
+    Beside,
+    LinkedSite,
+    blows,
+    config,
+    each,
+    with_a_store,
+)
 from tidings.amqp.line import GroupLine
 from tidings.brokers.rabbitmq import RabbitLink
 from tidings.clock import Clock
 from tidings.dev import RabbitMQ
-from tidings.embedded.database import Database
-from tidings.store import Store
-from tidings.storeless import Storeless
-from tidings.stores.sqlite import SqliteStore
 from tidings.testing import contract
 from tidings.testing.checks.server import GROUP, TOPIC
 from tidings.testing.contract import Check, Server
@@ -41,7 +46,7 @@ async def silence(link: RabbitLink) -> None:
     wire._transport.pause_reading()
 
 
-def site(server: RabbitMQ, store: Callable[[], Store], path: str | None = None) -> Server:
+def site(server: RabbitMQ, beside: Beside) -> Server:
     """A prefix of its own on the server."""
     url = f"{server.url}?prefix=contract{next(NUMBERS)}"
     links: list[RabbitLink] = []
@@ -63,18 +68,16 @@ def site(server: RabbitMQ, store: Callable[[], Store], path: str | None = None) 
         await asyncio.sleep(ON_DISK)
         await given["kill"]()
 
-    more = {"config": config(url, path), "remove": lambda: asyncio.to_thread(remove), **given, "kill": kill}
-    return LinkedSite(link, store, silence, lease=LEASE).server(**more)
+    more = {"config": config(url, beside.url), "remove": lambda: asyncio.to_thread(remove), **given, "kill": kill}
+    return LinkedSite(link, beside.store, silence, lease=LEASE).server(**more)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("check", contract.checks(RabbitLink.features), ids=lambda check: check.name)
 async def test_the_contract_without_a_store(check: Check, rabbitmq_server: RabbitMQ) -> None:
-    await check.run(site(rabbitmq_server, Storeless))
+    await check.run(site(rabbitmq_server, NOTHING))
 
 
 @each(CHECKS, slow=SLOW_START)
-async def test_the_contract_with_a_store(check: Check, rabbitmq_server: RabbitMQ, tmp_path: Path) -> None:
-    path = tmp_path / "store.db"
-    rows = Database(path)
-    await check.run(site(rabbitmq_server, lambda: SqliteStore(rows), f"sqlite:{path}"))
+async def test_the_contract_with_a_store(check: Check, rabbitmq_server: RabbitMQ, rows: Beside) -> None:
+    await check.run(site(rabbitmq_server, rows))

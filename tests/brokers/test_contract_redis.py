@@ -1,21 +1,15 @@
 """Redis keeps the contract: with a store beside it all of it, without one all but what needs one."""
 
 import itertools
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from redis import asyncio as plain
 
-from tests.brokers.linked_site import ABLE, LEASE, LinkedSite, blows, config, each, with_a_store
+from tests.brokers.linked_site import ABLE, LEASE, NOTHING, Beside, LinkedSite, blows, config, each, with_a_store
 from tidings.brokers.redis import RedisLink
 from tidings.clock import Clock
 from tidings.dev import Valkey
-from tidings.embedded.database import Database
 from tidings.redis.line import GroupLine
-from tidings.store import Store
-from tidings.storeless import Storeless
-from tidings.stores.sqlite import SqliteStore
 from tidings.testing import contract
 from tidings.testing.contract import Check, Server
 
@@ -32,7 +26,7 @@ async def silence(link: RedisLink) -> None:
     await link._connection.close()
 
 
-def site(server: Valkey, store: Callable[[], Store], path: str | None = None) -> Server:
+def site(server: Valkey, beside: Beside) -> Server:
     """A prefix of its own on the server."""
     prefix = f"contract{next(NUMBERS)}"
     url = f"{server.url}?prefix={prefix}"
@@ -42,17 +36,15 @@ def site(server: Valkey, store: Callable[[], Store], path: str | None = None) ->
         await client.delete(*[key async for key in client.scan_iter(f"{prefix}:*")])
         await client.aclose()
 
-    site = LinkedSite(lambda: RedisLink(url, Clock(), lease=LEASE), store, silence, lease=LEASE)
-    return site.server(config=config(url, path), remove=remove, **blows(server))
+    site = LinkedSite(lambda: RedisLink(url, Clock(), lease=LEASE), beside.store, silence, lease=LEASE)
+    return site.server(config=config(url, beside.url), remove=remove, **blows(server))
 
 
 @pytest.mark.parametrize("check", contract.checks(RedisLink.features), ids=lambda check: check.name)
 async def test_the_contract_without_a_store(check: Check, valkey_server: Valkey) -> None:
-    await check.run(site(valkey_server, Storeless))
+    await check.run(site(valkey_server, NOTHING))
 
 
 @each(CHECKS)
-async def test_the_contract_with_a_store(check: Check, valkey_server: Valkey, tmp_path: Path) -> None:
-    path = tmp_path / "store.db"
-    rows = Database(path)
-    await check.run(site(valkey_server, lambda: SqliteStore(rows), f"sqlite:{path}"))
+async def test_the_contract_with_a_store(check: Check, valkey_server: Valkey, rows: Beside) -> None:
+    await check.run(site(valkey_server, rows))

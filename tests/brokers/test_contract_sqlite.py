@@ -3,18 +3,20 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from tests.lifetime import kept_open
 from tidings.broker import Broker, Feature, Lag, Record
 from tidings.brokers.sqlite import SqliteBroker
 from tidings.clock import Clock
 from tidings.config import Config
 from tidings.embedded import wakeup, writer
 from tidings.embedded.database import Database
-from tidings.store import Unit
+from tidings.store import Store, Unit
 from tidings.stores.sqlite import SqliteStore
 from tidings.testing import contract
 from tidings.testing.contract import Check, Server
@@ -58,24 +60,12 @@ class Place:
         self.clock = clock or FastClock()
         self.lease = lease
 
-    @contextlib.asynccontextmanager
-    async def connect(self) -> AsyncGenerator[Broker]:
-        broker = self.kind(self.database, self.clock, lease=self.lease, keep=float("inf"), limit=LIMIT)
-        await broker.open()
-        try:
-            yield broker
-        finally:
-            await broker.close()
+    def connect(self) -> AbstractAsyncContextManager[Broker]:
+        return kept_open(self.kind(self.database, self.clock, lease=self.lease, keep=float("inf"), limit=LIMIT))
 
-    @contextlib.asynccontextmanager
-    async def store(self, broker: Broker) -> AsyncGenerator[SqliteStore]:
+    def store(self, broker: Broker) -> AbstractAsyncContextManager[Store]:
         assert isinstance(broker, SqliteBroker)
-        store = SqliteStore(self.database, lambda: broker.writer)
-        await store.open()
-        try:
-            yield store
-        finally:
-            await store.close()
+        return kept_open(SqliteStore(self.database, lambda: broker.writer))
 
     async def silence(self, broker: Broker) -> None:
         """What it lends and renews comes from its housekeeping: without that it is as good as dead."""

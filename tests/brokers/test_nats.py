@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.brokers.links import GROUP, by_key, ids, own, records, shared_and_handed_over, taken
+from tests.lifetime import kept_open
 from tidings.broker import Lag, Record, Start
 from tidings.brokers.nats import NatsLink
 from tidings.clock import Clock
@@ -20,14 +21,10 @@ async def link(nats_server: Nats) -> AsyncIterator[NatsLink]:
         yield link
 
 
-@contextlib.asynccontextmanager
-async def opened(server: Nats, prefix: str, more: str = "", *, lease: float = 3.0) -> AsyncIterator[NatsLink]:
-    link = NatsLink(f"{server.url}?prefix={prefix}{more}", Clock(), lease=lease)
-    await link.open()
-    try:
-        yield link
-    finally:
-        await link.close()
+def opened(
+    server: Nats, prefix: str, more: str = "", *, lease: float = 3.0
+) -> contextlib.AbstractAsyncContextManager[NatsLink]:
+    return kept_open(NatsLink(f"{server.url}?prefix={prefix}{more}", Clock(), lease=lease))
 
 
 async def test_it_is_a_link(link: NatsLink) -> None:

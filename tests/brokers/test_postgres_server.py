@@ -5,12 +5,13 @@ import contextlib
 import gc
 import socket
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from tests.lifetime import kept_open
 from tidings.broker import Record
 from tidings.brokers.postgres import PostgresBroker
 from tidings.clock import Clock
@@ -36,14 +37,8 @@ TOPIC, GROUP = "t", "g"
 PATIENCE = 30.0
 
 
-@contextlib.asynccontextmanager
-async def opened(url: str) -> AsyncGenerator[PostgresBroker]:
-    broker = PostgresBroker(Database(url, Clock()), Clock())
-    await broker.open()
-    try:
-        yield broker
-    finally:
-        await broker.close()
+def opened(url: str) -> contextlib.AbstractAsyncContextManager[PostgresBroker]:
+    return kept_open(PostgresBroker(Database(url, Clock()), Clock()))
 
 
 async def until(condition: Callable[[], bool]) -> None:

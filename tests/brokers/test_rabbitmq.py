@@ -13,6 +13,7 @@ import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
 from tests.brokers.links import GROUP, by_key, ids, records, until
+from tests.lifetime import kept_open
 from tests.servers.shared import require
 from tidings.amqp.naming import SLOTS, slot
 from tidings.amqp.part import WINDOW
@@ -33,14 +34,8 @@ def own(server: RabbitMQ, more: str = "") -> str:
     return f"{server.url}?prefix=own{next(NUMBERS)}{more}"
 
 
-@contextlib.asynccontextmanager
-async def opened(url: str, *, lease: float = 6.0) -> AsyncIterator[RabbitLink]:
-    link = RabbitLink(url, Clock(), lease=lease)
-    await link.open()
-    try:
-        yield link
-    finally:
-        await link.close()
+def opened(url: str, *, lease: float = 6.0) -> contextlib.AbstractAsyncContextManager[RabbitLink]:
+    return kept_open(RabbitLink(url, Clock(), lease=lease))
 
 
 @contextlib.contextmanager

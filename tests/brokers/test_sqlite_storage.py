@@ -6,11 +6,12 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.lifetime import kept_open
 from tidings import App, Event, PublishFailed, StorageError, StorageFull
 from tidings.broker import Record, Start
 from tidings.brokers.sqlite import SqliteBroker
@@ -26,14 +27,8 @@ class Told(Event, name="thing.told", key="key"):
     text: str = ""
 
 
-@contextlib.asynccontextmanager
-async def opened(database: Database) -> AsyncGenerator[SqliteBroker]:
-    broker = SqliteBroker(database, Clock(), keep=float("inf"))
-    await broker.open()
-    try:
-        yield broker
-    finally:
-        await broker.close()
+def opened(database: Database) -> contextlib.AbstractAsyncContextManager[SqliteBroker]:
+    return kept_open(SqliteBroker(database, Clock(), keep=float("inf")))
 
 
 async def all_records(broker: SqliteBroker, topic: str) -> list[Record]:

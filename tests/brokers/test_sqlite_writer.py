@@ -6,7 +6,6 @@ import fcntl
 import gc
 import os
 import weakref
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +25,6 @@ MEGABYTE = 1 << 20
 
 def record(id: str, size: int = 0) -> Record:
     return Record("t", bytes(size), None, "t", id, Clock().now())
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[SqliteBroker]:
-    broker = SqliteBroker(Database(tmp_path / "tidings.db", durable=False), Clock())
-    await broker.open()
-    yield broker
-    await broker.close()
 
 
 async def ids(broker: SqliteBroker) -> list[str]:

@@ -5,7 +5,7 @@ import gc
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from tidings import App, Event, Retry, Start, Table, Tx
 from tidings.broker import Delivery, Record, Subscription
 from tidings.brokers.sqlite import SqliteBroker
 from tidings.clock import Clock
-from tidings.embedded.database import Database
 from tidings.embedded.group import Group
 from tidings.embedded.membership import bury_members
 from tidings.errors import Conflict, Fenced
@@ -35,14 +34,6 @@ class Noted(Event, name="note.noted"):
 @pytest.fixture
 def app(tmp_path: Path) -> App:
     return App("shop", f"sqlite:{tmp_path / 'tidings.db'}?durable=no")
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[SqliteBroker]:
-    broker = SqliteBroker(Database(tmp_path / "tidings.db", durable=False), Clock())
-    await broker.open()
-    yield broker
-    await broker.close()
 
 
 def records(*names: str) -> list[Record]:

@@ -1,14 +1,9 @@
 """What is out at a time is bounded in bytes, not only in number."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
 from tidings.broker import Delivery, Record, Start
 from tidings.brokers.sqlite import SqliteBroker
-from tidings.clock import Clock
-from tidings.embedded.database import Database
 from tidings.embedded.feed import OUT, READ, SLICE
 
 TOPIC, GROUP = "picture", "shop.look"
@@ -16,13 +11,9 @@ LARGE = 1 << 20
 MOST = OUT + READ + SLICE * LARGE
 
 
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[SqliteBroker]:
-    broker = SqliteBroker(Database(tmp_path / "tidings.db", durable=False), Clock())
-    await broker.open()
+@pytest.fixture(autouse=True)
+async def declared(broker: SqliteBroker) -> None:
     await broker.declare(TOPIC, [GROUP], Start.EARLIEST)
-    yield broker
-    await broker.close()
 
 
 async def publish(broker: SqliteBroker, count: int, size: int) -> list[str]:

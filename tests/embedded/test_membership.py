@@ -4,15 +4,12 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from tidings.broker import Record
 from tidings.brokers.sqlite import SqliteBroker
-from tidings.clock import Clock
-from tidings.embedded.database import Connection, Database
+from tidings.embedded.database import Connection
 from tidings.embedded.membership import PARTS, Process, share
 from tidings.errors import StorageBusy
 
@@ -44,14 +41,6 @@ def test_a_process_that_has_ended_is_dead() -> None:
 )
 def test_only_who_is_surely_gone_is_dead(name: str, dead: bool) -> None:
     assert Process.dead(name) is dead
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[SqliteBroker]:
-    broker = SqliteBroker(Database(tmp_path / "tidings.db", durable=False), Clock())
-    await broker.open()
-    yield broker
-    await broker.close()
 
 
 async def test_who_was_there_before_the_machine_was_restarted_keeps_nothing(broker: SqliteBroker) -> None:

@@ -1,26 +1,11 @@
 """What was out when a member died: lent again so that a record which kills is found, and the others soon go on."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
-import pytest
-
 from tidings.broker import Delivery, Record, Subscription
 from tidings.brokers.sqlite import SqliteBroker
-from tidings.clock import Clock
-from tidings.embedded.database import Database
 from tidings.embedded.group import TOGETHER, Group
 from tidings.embedded.membership import bury_members
 
 MANY = TOGETHER + 36
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[SqliteBroker]:
-    broker = SqliteBroker(Database(tmp_path / "tidings.db", durable=False), Clock())
-    await broker.open()
-    yield broker
-    await broker.close()
 
 
 async def die(broker: SqliteBroker, member: Subscription) -> None:

@@ -5,7 +5,7 @@ import contextlib
 import fcntl
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,18 +13,9 @@ import pytest
 from tidings import PublishFailed
 from tidings.broker import Record
 from tidings.brokers.sqlite import SqliteBroker
-from tidings.clock import Clock
 from tidings.embedded import writer
 from tidings.embedded.database import Database, create
 from tidings.embedded.membership import MEMBERS, bury_silent
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[SqliteBroker]:
-    broker = SqliteBroker(Database(tmp_path / "tidings.db", durable=False), Clock())
-    await broker.open()
-    yield broker
-    await broker.close()
 
 
 async def test_a_member_that_has_renewed_its_lease_meanwhile_is_not_buried(broker: SqliteBroker) -> None:

@@ -12,13 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.terminal import Result, finish, tidings
+from tests.cli.terminal import Result, failed, finish, tidings
 from tests.moving.house import AT, at
+from tests.servers.shared import require
 from tidings.broker import Record, Start
-from tidings.dev import Valkey
-from tidings.moving.bridge import VIA
+from tidings.dev import RabbitMQ, Valkey
+from tidings.moving.bridge import VIA, group_of, mark
 
 NUMBERS = itertools.count(1)
+ORDERS = ["--topic", "order"]
 PATIENCE = 40.0
 
 
@@ -29,7 +31,7 @@ def valkey(valkey_server: Valkey) -> str:
 
 def bridge(source: str, target: str, *more: str, failpoint: str = "") -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
-        [sys.executable, "-m", "tidings", "bridge", source, target, "--topic", "order", "--from", "start", *more],
+        [sys.executable, "-m", "tidings", "bridge", source, target, "--from", "start", *more],
         env={**os.environ, **({"TIDINGS_FAILPOINT": failpoint} if failpoint else {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -51,16 +53,16 @@ async def stopped(process: "subprocess.Popen[bytes]") -> Result:
     return await asyncio.to_thread(finish, process)
 
 
-def some(name: str, count: int) -> list[Record]:
+def some(name: str, count: int, topic: str = "order") -> list[Record]:
     headers = {"source": name}
-    return [Record("order", b"%d" % n, f"k{n % 3}", "order.made", f"{name}-{n}", AT + n, headers) for n in range(count)]
+    return [Record(topic, b"%d" % n, f"k{n % 3}", "order.made", f"{name}-{n}", AT + n, headers) for n in range(count)]
 
 
 @contextlib.asynccontextmanager
-async def seen(url: str) -> AsyncGenerator[Callable[[int], Awaitable[list[Record]]]]:
+async def seen(url: str, *topics: str) -> AsyncGenerator[Callable[[int], Awaitable[list[Record]]]]:
     """Wait until so many records have come."""
     async with at(url) as there:
-        view = await there.broker.subscribe(["order"], None, Start.EARLIEST)
+        view = await there.broker.subscribe(topics or ["order"], None, Start.EARLIEST)
         found: list[Record] = []
 
         async def until(count: int) -> list[Record]:
@@ -88,7 +90,7 @@ async def test_both_ways_each_event_is_at_both_ends_once(tmp_path: Path, valkey:
     async with seen(house) as here, seen(valkey) as there, at(house) as one, at(valkey) as other:
         await one.broker.publish(some("a", 20))
         await other.broker.publish(some("b", 20))
-        to, back = bridge(house, valkey, "--json"), bridge(valkey, house, "--json")
+        to, back = bridge(house, valkey, *ORDERS, "--json"), bridge(valkey, house, *ORDERS, "--json")
         with running(to, back):
             for records in (await here(40), await there(40)):
                 assert keys_in_order(records, "a", 20)
@@ -107,15 +109,82 @@ async def test_killed_it_goes_on_and_what_it_publishes_again_is_kept_once(tmp_pa
     house = f"sqlite:{tmp_path / 'tidings.db'}"
     async with seen(valkey) as there, at(house) as one:
         await one.broker.publish(some("a", 20))
-        killed = await asyncio.to_thread(finish, bridge(house, valkey, failpoint="carried:1=kill"))
+        killed = await asyncio.to_thread(finish, bridge(house, valkey, *ORDERS, failpoint="carried:1=kill"))
         assert killed.code == -signal.SIGKILL
         await one.broker.publish([Record("order", b"last", None, "order.made", "last-1", AT)])
-        again = bridge(house, valkey, "--json")
+        again = bridge(house, valkey, *ORDERS, "--json")
         with running(again):
             records = await there(21)
             assert keys_in_order(records, "a", 20)
             assert len(records) == 21
             assert (await stopped(again)).code == 0
+
+
+async def test_topics_that_come_later_are_carried_from_their_start(tmp_path: Path, valkey: str) -> None:
+    house = f"sqlite:{tmp_path / 'tidings.db'}"
+    async with at(house) as one, at(valkey) as other:
+        await one.broker.publish(some("a", 5))
+        to, back = bridge(house, valkey, "--json"), bridge(valkey, house)
+        with running(to, back):
+            async with seen(valkey) as there, seen(house, "parcel") as here:
+                await there(5)
+                await one.broker.publish(some("b", 5, "stock"))
+                await other.broker.publish(some("c", 5, "parcel"))
+                assert keys_in_order(await here(5), "c", 5)
+            async with seen(valkey, "stock") as there:
+                assert keys_in_order(await there(5), "b", 5)
+            assert (await stopped(to)).json["carried"] == 10
+            await one.broker.publish(some("d", 5, "invoice"))
+            again = bridge(house, valkey, "--from", "end")
+            with running(again):
+                async with seen(valkey, "invoice") as there:
+                    assert keys_in_order(await there(5), "d", 5)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_told_to_stop_it_settles_what_it_has_carried(number: int, tmp_path: Path, valkey: str) -> None:
+    house = f"sqlite:{tmp_path / 'tidings.db'}"
+    async with at(house) as one:
+        await one.broker.publish(some("a", 20))
+        process = bridge(house, valkey, *ORDERS, failpoint="carried:1=stop")
+        with running(process):
+            await asyncio.to_thread(os.waitpid, process.pid, os.WUNTRACED)
+            process.send_signal(number)
+            process.send_signal(signal.SIGCONT)
+            result = await asyncio.to_thread(finish, process)
+        assert (result.code, result.err) == (0, "")
+        assert result.out == "20 events carried over; 0 had been there before. The same command goes on from here.\n"
+        assert (await one.broker.lag("order", group_of(mark(valkey)))).waiting == 0
+
+
+async def test_told_to_stop_while_nobody_answers_it_ends_and_carries_the_rest_the_next_time(tmp_path: Path) -> None:
+    house = f"sqlite:{tmp_path / 'tidings.db'}"
+    require(Valkey)
+    with Valkey() as server:
+        async with at(house) as one, seen(server.url) as there:
+            await one.broker.publish(some("a", 5))
+            process = bridge(house, server.url)
+            with running(process):
+                await there(5)
+                server.pause()
+                await one.broker.publish(some("b", 5))
+                process.send_signal(signal.SIGTERM)
+                process.send_signal(signal.SIGINT)
+                result = await asyncio.to_thread(finish, process)
+                server.resume()
+            assert result.code in (0, 3), result.err
+            assert "The same command goes on" in result.out
+            assert "Traceback" not in result.err
+            await one.broker.publish(some("c", 1))
+            again = bridge(house, server.url)
+            with running(again):
+                assert keys_in_order(await there(11), "b", 5)
+                assert (await stopped(again)).code == 0
+
+
+async def test_who_cannot_tell_its_topics_has_to_be_told(rabbitmq_server: RabbitMQ, tmp_path: Path) -> None:
+    result = await asyncio.to_thread(finish, bridge(rabbitmq_server.url, f"sqlite:{tmp_path / 'tidings.db'}"))
+    assert failed(result, 2, "Name them with --topic", "--monitor")
 
 
 def refused(*given: str) -> str:
@@ -128,6 +197,5 @@ def test_what_cannot_be_connected(tmp_path: Path, valkey: str) -> None:
     assert "There is no database at" in refused("sqlite:no.db", valkey)
     assert "are both" in refused(valkey, valkey)
     assert "are both" in refused("sqlite:a.db", f"sqlite:{tmp_path / 'a.db'}")
-    assert "name them with --topic" in refused(valkey, "sqlite:a.db")
     assert "unknown scheme" in refused("sqlite:a.db", "carrier://pigeon", "--topic", "order")
     assert "is no time" in refused("sqlite:a.db", valkey, "--from", "soon")

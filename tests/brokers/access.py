@@ -1,6 +1,7 @@
 """Who may come in: a connection that works, and one that is refused with a sentence that shows no secret."""
 
 import asyncio
+from pathlib import Path
 from secrets import token_hex
 
 import pytest
@@ -12,6 +13,19 @@ from tidings.link import Link
 SECRET = "s3cr3t%"
 CODED = "s3cr3t%25"
 """As it is written in a URL."""
+
+
+class Papers:
+    """Certificates as options of a URL; `names` are what it calls authority, certificate and key."""
+
+    def __init__(self, certificates: Path, names: tuple[str, str, str] = ("ca", "cert", "key")) -> None:
+        self._certificates = certificates
+        authority, self._certificate, self._key = names
+        self.ca = f"{authority}={certificates / 'ca.pem'}"
+
+    def of(self, name: str) -> str:
+        """What signs in as this one."""
+        return f"{self._certificate}={self._certificates / name}.pem&{self._key}={self._certificates / name}.key"
 
 
 async def works(link: Link) -> None:

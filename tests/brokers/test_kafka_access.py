@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from confluent_kafka.admin import (
@@ -18,7 +19,7 @@ from confluent_kafka.admin import (
     UserScramCredentialUpsertion,
 )
 
-from tests.brokers.access import CODED, SECRET, refused, works
+from tests.brokers.access import CODED, SECRET, Papers, refused, works
 from tests.servers.shared import require
 from tidings.brokers.kafka import KafkaLink
 from tidings.clock import Clock
@@ -29,17 +30,15 @@ NUMBERS = itertools.count(1)
 SCRAM = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
 PLAIN = f'org.apache.kafka.common.security.plain.PlainLoginModule required user_shop="{SECRET}" user_reader="{SECRET}";'
 MAPPED = "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SIGNED:SASL_SSL,BARE:SASL_PLAINTEXT,MUTUAL:SSL"
+OPTIONS = ("ssl.ca.location", "ssl.certificate.location", "ssl.key.location")
 SCRAM_512 = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
 
 
-class Guarded:
+class Guarded(NamedTuple):
     """A broker that knows `shop`, who may do all below `own.`, and `reader`, who may read there."""
 
-    def __init__(self, server: Kafka, certificates: Path, ports: dict[str, int]) -> None:
-        self.server = server
-        self.certificates = certificates
-        self.ports = ports
-        self.ca = f"ssl.ca.location={certificates / 'ca.pem'}"
+    ports: dict[str, int]
+    papers: Papers
 
     def link(self, listener: str, options: str = "", user: str = "") -> KafkaLink:
         at = f"kafka://{user}{'@' if user else ''}127.0.0.1:{self.ports[listener]}"
@@ -47,10 +46,7 @@ class Guarded:
 
     def certificate(self, name: str) -> str:
         """The options of who signs in by a certificate."""
-        pair = (
-            f"ssl.certificate.location={self.certificates / name}.pem&ssl.key.location={self.certificates / name}.key"
-        )
-        return f"security.protocol=SSL&{self.ca}&{pair}"
+        return f"security.protocol=SSL&{self.papers.ca}&{self.papers.of(name)}"
 
 
 def settings(certificates: Path, ports: dict[str, int]) -> dict[str, object]:
@@ -95,7 +91,7 @@ def guarded(certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     folder = tmp_path_factory.mktemp("guarded")
     with Kafka(folder, port=ports["PLAINTEXT"], settings=settings(certificates, ports)) as server:
         permit(server)
-        yield Guarded(server, certificates, ports)
+        yield Guarded(ports, Papers(certificates, OPTIONS))
 
 
 @pytest.mark.timeout(180)  # a busy machine starts Kafka in a minute
@@ -103,8 +99,8 @@ async def test_who_signs_in_as_the_broker_wants_comes_in(guarded: Guarded) -> No
     shop = f"shop:{CODED}"
     async with asyncio.TaskGroup() as tasks:
         for listener, options, user in (
-            ("SIGNED", guarded.ca, shop),
-            ("SIGNED", f"{guarded.ca}&sasl.mechanism=PLAIN", shop),
+            ("SIGNED", guarded.papers.ca, shop),
+            ("SIGNED", f"{guarded.papers.ca}&sasl.mechanism=PLAIN", shop),
             ("BARE", "security.protocol=SASL_PLAINTEXT", shop),
             ("MUTUAL", guarded.certificate("client"), ""),
         ):
@@ -116,15 +112,15 @@ async def test_who_does_not_is_told_why(guarded: Guarded) -> None:
     wrong = "shop:s3cr3t"
     async with asyncio.TaskGroup() as tasks:
         for listener, options, user, why in (
-            ("SIGNED", guarded.ca, wrong, "refused the user or the password"),
-            ("SIGNED", f"{guarded.ca}&sasl.mechanism=PLAIN", wrong, "refused the user or the password"),
+            ("SIGNED", guarded.papers.ca, wrong, "refused the user or the password"),
+            ("SIGNED", f"{guarded.papers.ca}&sasl.mechanism=PLAIN", wrong, "refused the user or the password"),
             ("BARE", "security.protocol=SASL_PLAINTEXT", wrong, "refused the user or the password"),
-            ("SIGNED", f"{guarded.ca}&sasl.mechanism=SCRAM-SHA-256", wrong, "and `sasl.mechanism`"),
+            ("SIGNED", f"{guarded.papers.ca}&sasl.mechanism=SCRAM-SHA-256", wrong, "and `sasl.mechanism`"),
             ("SIGNED", "", wrong, "TLS failed; check"),
             ("SIGNED", guarded.certificate("client"), "", "check the servers in the URL and `security.protocol`"),
-            ("PLAINTEXT", guarded.ca, wrong, "TLS failed; check"),
-            ("MUTUAL", f"security.protocol=SSL&{guarded.ca}", "", "check .* the certificates"),
+            ("PLAINTEXT", guarded.papers.ca, wrong, "TLS failed; check"),
+            ("MUTUAL", f"security.protocol=SSL&{guarded.papers.ca}", "", "check .* the certificates"),
             ("MUTUAL", guarded.certificate("stranger"), "", "check .* the certificates"),
-            ("SIGNED", guarded.ca, f"reader:{CODED}", "an ACL has to grant"),
+            ("SIGNED", guarded.papers.ca, f"reader:{CODED}", "an ACL has to grant"),
         ):
             tasks.create_task(refused(guarded.link(listener, options, user), why))

@@ -121,13 +121,12 @@ async def test_who_may_not_publish_is_told_so(guarded: Nats, monkeypatch: pytest
 async def test_tls_is_checked_in_both_directions(certificates: Path, tmp_path: Path) -> None:
     names = {"cert_file": "server.pem", "key_file": "server.key", "ca_file": "ca.pem"}
     tls = {name: str(certificates / file) for name, file in names.items()} | {"verify": True}
-    client = f"cert={certificates / 'client.pem'}&key={certificates / 'client.key'}"
+    papers = access.Papers(certificates)
     with started(tmp_path / "tls", tls=tls) as server:
-        await works(f"tls://127.0.0.1:{server.port}?ca={certificates / 'ca.pem'}&{client}")
-        stranger = f"cert={certificates / 'stranger.pem'}&key={certificates / 'stranger.key'}"
-        await refused(f"tls://127.0.0.1:{server.port}?{client}", "its certificate or ours is not accepted")
-        for nobody in ("", stranger):
-            url = f"tls://127.0.0.1:{server.port}?ca={certificates / 'ca.pem'}&{nobody}"
+        await works(f"tls://127.0.0.1:{server.port}?{papers.ca}&{papers.of('client')}")
+        await refused(f"tls://127.0.0.1:{server.port}?{papers.of('client')}", "its certificate or ours is not accepted")
+        for nobody in ("", papers.of("stranger")):
+            url = f"tls://127.0.0.1:{server.port}?{papers.ca}&{nobody}"
             await refused(url, r"see .*\?cert= and \?key=")
         await refused(server.url, "certificate")
 

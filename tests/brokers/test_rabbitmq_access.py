@@ -4,11 +4,12 @@ import base64
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import pytest
 
-from tests.brokers.access import CODED, SECRET, refused, works
+from tests.brokers.access import CODED, SECRET, Papers, refused, works
 from tests.servers.shared import require
 from tidings.brokers.rabbitmq import RabbitLink
 from tidings.clock import Clock
@@ -20,21 +21,16 @@ RIGHTS = r"^(own[.:].*|amq\.(default|gen-.*))$"
 """What the guide says that a user needs, for the prefix `own`."""
 
 
-class Guarded:
+class Guarded(NamedTuple):
     """A server on which `shop`, and who has the client's certificate, may do what tidings needs, and `reader` reads."""
 
-    def __init__(self, server: RabbitMQ, certificates: Path, port: int) -> None:
-        self.server = server
-        self.certificates = certificates
-        self.port = port
-        self.ca = f"ca={certificates / 'ca.pem'}"
+    server: RabbitMQ
+    port: int
+    papers: Papers
 
     def link(self, user: str, options: str = "", vhost: str = "shop") -> RabbitLink:
         at = f"amqps://{user}{'@' if user else ''}127.0.0.1:{self.port}/{vhost}"
         return RabbitLink(f"{at}?prefix=own&parts=1&{options}", Clock())
-
-    def certificate(self, name: str) -> str:
-        return f"cert={self.certificates / name}.pem&key={self.certificates / name}.key"
 
 
 def definitions() -> dict[str, object]:
@@ -70,25 +66,27 @@ def guarded(certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         "load_definitions": folder / "definitions.json",
     }
     with RabbitMQ(folder, settings=settings, plugins=["rabbitmq_auth_mechanism_ssl"]) as server:
-        yield Guarded(server, certificates, port)
+        yield Guarded(server, port, Papers(certificates))
 
 
 @pytest.mark.timeout(180)  # a busy machine starts RabbitMQ in a minute
 async def test_who_signs_in_as_the_server_wants_comes_in(guarded: Guarded) -> None:
-    await works(guarded.link(f"shop:{CODED}", guarded.ca))
-    await works(guarded.link("", f"{guarded.ca}&{guarded.certificate('client')}"))
-    await works(guarded.link(f"shop:{CODED}", f"{guarded.ca}&{guarded.certificate('client')}"))
+    await works(guarded.link(f"shop:{CODED}", guarded.papers.ca))
+    await works(guarded.link("", f"{guarded.papers.ca}&{guarded.papers.of('client')}"))
+    await works(guarded.link(f"shop:{CODED}", f"{guarded.papers.ca}&{guarded.papers.of('client')}"))
 
 
 @pytest.mark.timeout(180)
 async def test_who_does_not_is_told_why(guarded: Guarded) -> None:
-    await refused(guarded.link("shop:s3cr3t", guarded.ca), "refuses the user 'shop' or the password")
+    await refused(guarded.link("shop:s3cr3t", guarded.papers.ca), "refuses the user 'shop' or the password")
     await refused(guarded.link(f"shop:{CODED}"), r"TLS does not fit .* see \?ca=, \?cert= and \?key=")
-    await refused(guarded.link(f"shop:{CODED}", guarded.ca, "other"), "'other', or the user 'shop' has no rights on it")
-    await refused(guarded.link(f"reader:{CODED}", guarded.ca), "set_permissions")
-    named = f"{guarded.ca}&{guarded.certificate('server')}"
+    await refused(
+        guarded.link(f"shop:{CODED}", guarded.papers.ca, "other"), "'other', or the user 'shop' has no rights on it"
+    )
+    await refused(guarded.link(f"reader:{CODED}", guarded.papers.ca), "set_permissions")
+    named = f"{guarded.papers.ca}&{guarded.papers.of('server')}"
     await refused(guarded.link("", named), "refuses the user that the certificate names")
-    stranger = f"{guarded.ca}&{guarded.certificate('stranger')}"
+    stranger = f"{guarded.papers.ca}&{guarded.papers.of('stranger')}"
     await refused(guarded.link("", stranger), r"see .*\?cert= and \?key=")
 
 

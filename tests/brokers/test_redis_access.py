@@ -8,11 +8,12 @@ import contextlib
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import redis.asyncio as plain
 
-from tests.brokers.access import CODED, SECRET, refused, works
+from tests.brokers.access import CODED, SECRET, Papers, refused, works
 from tests.brokers.links import own
 from tidings.brokers.redis import RedisLink
 from tidings.clock import Clock
@@ -21,20 +22,17 @@ from tidings.dev import Valkey
 RIGHTS = ["+hello", "+select", "+ping", "+time", "+wait"]
 
 
-class Guarded:
+class Guarded(NamedTuple):
     """A server with TLS before it, which asks for a certificate, and `shop`, who may do what tidings needs."""
 
-    def __init__(self, server: Valkey, certificates: Path, port: int) -> None:
-        self.server = server
-        self.certificates = certificates
-        self.port = port
-        self.ca = f"ca={certificates / 'ca.pem'}"
+    port: int
+    papers: Papers
 
     def link(self, user: str, options: str = "", prefix: str = "") -> RedisLink:
         return RedisLink(f"rediss://{user}@127.0.0.1:{self.port}?prefix={prefix or own()}&parts=1&{options}", Clock())
 
     def certificate(self, name: str) -> str:
-        return f"{self.ca}&cert={self.certificates / name}.pem&key={self.certificates / name}.key"
+        return f"{self.papers.ca}&{self.papers.of(name)}"
 
 
 async def _pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -66,7 +64,7 @@ async def guarded(valkey_server: Valkey, certificates: Path) -> AsyncIterator[Gu
         may = {"categories": ["+@read", "+@write", "+@scripting"], "commands": RIGHTS}
         await admin.acl_setuser("shop", enabled=True, passwords=[f"+{SECRET}"], keys=["own*"], **may)
         try:
-            yield Guarded(valkey_server, certificates, port)
+            yield Guarded(port, Papers(certificates))
         finally:
             await admin.acl_deluser("shop")
 
@@ -80,7 +78,7 @@ async def test_who_has_not_is_told_why(guarded: Guarded) -> None:
     await refused(guarded.link("shop:s3cr3t", client), "refuses this user and password")
     await refused(guarded.link(shop, client, "theirs"), r"lacks a right|no permission|NOPERM")
     await refused(guarded.link(shop), r"certificate is not accepted .* see \?ca=")
-    await refused(guarded.link(shop, guarded.ca), r"see \?cert=")
+    await refused(guarded.link(shop, guarded.papers.ca), r"see \?cert=")
     await refused(guarded.link(shop, guarded.certificate("stranger")), r"see \?cert=")
 
 

@@ -47,7 +47,8 @@ class GroupLine:
         self._standings = [Standing(place, self._me, Life(clock, lease)) for place in places]
         self._bells = {standing.place.bell: standing for standing in self._standings}
         self._receipts = itertools.count(1)
-        self._out: dict[int, tuple[Part, bytes]] = {}
+        self._out: dict[int, bytes] = {}
+        self._whose: dict[int, Part] = {}  # beside it: pairs of the two would be looked through by every collection
         self._writing = asyncio.Lock()
         self._news = asyncio.Event()
         self._stir = asyncio.Event()
@@ -157,9 +158,12 @@ class GroupLine:
         for standing, part, entries in taken:
             fresh = [each for each in entries if each[0] not in part.beyond] if part.beyond else entries
             records = standing.reading.records(fresh, part.stream)
-            for (id, _), record, receipt in zip(fresh, records, self._receipts):  # noqa: B905 - receipts go on
-                self._out[receipt] = (part, id)
-                lent.append(Delivery(record, part.attempt(id) if part.deaths else 1, receipt))
+            ids = [id for id, _ in fresh]
+            receipts = list(itertools.islice(self._receipts, len(ids)))
+            self._out.update(zip(receipts, ids, strict=True))
+            self._whose.update(dict.fromkeys(receipts, part))
+            attempts = map(part.attempt, ids) if part.deaths else itertools.repeat(1)
+            lent += map(Delivery, records, attempts, receipts)
             part.lent(entries)
         return lent
 
@@ -183,10 +187,9 @@ class GroupLine:
         self._check_open()
         if self._fenced and any(each.receipt not in self._out for each in deliveries):
             raise Fenced(self._fenced)  # fetch will tell it, too
-        for delivery in deliveries:
-            found = self._out.pop(delivery.receipt, None)
-            if found is not None:
-                found[0].settle(found[1])
+        mine = dict.fromkeys([each.receipt for each in deliveries if each.receipt in self._out])
+        for part, receipts in itertools.groupby(mine, self._whose.pop):
+            part.settle(list(map(self._out.pop, receipts)))
         era = self._era
         await self._write()
         if era != self._era:
@@ -229,6 +232,7 @@ class GroupLine:
         if self._out:  # otherwise nobody has anything that means nothing now
             self._fenced = LOST
         self._out.clear()
+        self._whose.clear()
         for part in self._parts():
             part.rewind()
         self._ears.close()

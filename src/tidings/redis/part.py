@@ -109,18 +109,19 @@ class Part:
         if self.beyond:
             self._advance()
 
-    def settle(self, id: bytes) -> None:
-        """It is done."""
+    def settle(self, ids: Iterable[bytes]) -> None:
+        """They are done."""
         self.dirty = True
-        if self._open and self._open[0] == id:
-            self._open.popleft()
-            self.position = id
-            self.count += 1
-            if self.beyond:
-                self._advance()
-        else:
-            self.beyond.add(id)
-            self._fresh[id] = None
+        for id in ids:
+            if self._open and self._open[0] == id:
+                self._open.popleft()
+                self.position = id
+                self.count += 1
+                if self.beyond:
+                    self._advance()
+            else:
+                self.beyond.add(id)
+                self._fresh[id] = None
 
     def _advance(self) -> None:
         while self._open and self._open[0] in self.beyond:

@@ -12,6 +12,8 @@ from typing import Any
 
 import psycopg
 import pytest
+from sqlalchemy import text
+from sqlalchemy.orm import Session
 
 from tests.brokers.postgres_shop import TABLES, Ordered, shop
 from tidings import App, Event, Retry, Tx
@@ -97,6 +99,25 @@ async def test_a_failure_undoes_its_own_sql_and_no_other(empty_database: str) ->
         for id in "abcdef":
             await app.publish(Job(id=id))
         await until(empty_database, "SELECT id FROM done ORDER BY id", [(id,) for id in "abcdef"])
+
+
+async def test_a_connection_that_is_lost_in_a_handler_is_no_failure_of_the_event(empty_database: str) -> None:
+    run(empty_database, "CREATE TABLE done (id text)")
+    app = App("jobs", broker=empty_database)
+    lost: set[str] = set()
+
+    @app.on(Job, retry=Retry(times=0))
+    def work(job: Job, session: Session) -> None:
+        if job.id not in lost:
+            lost.add(job.id)
+            session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+        session.execute(text("INSERT INTO done VALUES (:id)"), {"id": job.id})
+
+    async with running(app):
+        await app.publish(Job(id="a"))
+        await app.publish(Job(id="b"))
+        await until(empty_database, "SELECT id FROM done ORDER BY id", [("a",), ("b",)])
+    assert rows(empty_database, "SELECT count(*) FROM tidings.log WHERE type <> 'job.made'") == [(0,)]
 
 
 def many(db: psycopg.Connection, id: str) -> None:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Generator, Iterable, Sequence
 from typing import Any, Self
 
+import psycopg
 from psycopg.pq import TransactionStatus
 
 from tidings.errors import Redo, TransactionEnded
@@ -55,6 +56,8 @@ class PostgresScope:
     def undo(self, error: Exception) -> Exception:
         """See Scope.undo."""
         connection = self._connection
+        if connection.broken and not isinstance(error, psycopg.Error):  # whatever the handler made of it
+            raise psycopg.OperationalError(f"the connection was lost in a handler ({type(error).__name__})") from error
         if connection.broken or connection.info.transaction_status == TransactionStatus.IDLE:
             raise error
         if self._careful:

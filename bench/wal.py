@@ -63,7 +63,7 @@ async def _grown(publish: Callable[[OrderPlaced], Awaitable[None]], path: Path, 
 
     async def publisher(event: OrderPlaced) -> None:
         nonlocal done
-        while time.perf_counter() < deadline:
+        while time.perf_counter() < deadline or not done:
             await publish(event)
             done += 1
 

@@ -25,7 +25,7 @@ from tidings.testing.checks.server import (
 
 PUBLISHERS = 100
 CUTS, WITHIN = 50, 3.0
-HEALED = 60.0
+HEALED = 100.0
 """Real seconds in which all has to be as before: a server may take some of them to start."""
 COMES = 3.0
 """Real seconds for records that nothing keeps from coming, on a slow machine."""

@@ -23,7 +23,8 @@ TABLES = (
 )
 MOVED = "INSERT INTO inventory_moves VALUES (?, ?, ?)"
 TAKE = """INSERT INTO inventory_stock VALUES (?, ?)
-    ON CONFLICT (sku) DO UPDATE SET pieces = inventory_stock.pieces - ? RETURNING pieces"""
+    ON CONFLICT (sku) DO UPDATE SET pieces = inventory_stock.pieces - ?"""
+LEFT = "SELECT sku, pieces FROM inventory_stock WHERE sku IN (NULL{})"
 DELIVERED = """INSERT INTO inventory_deliveries
     SELECT sku, ? - pieces FROM inventory_stock WHERE sku = ? AND pieces < ?"""
 FILL = "UPDATE inventory_stock SET pieces = ? WHERE sku = ? AND pieces < ?"
@@ -65,9 +66,9 @@ def move(events: list[OrderPlaced | OrderCancelled], db: Sql) -> Iterator[StockL
         taken.update(quantities)
         moves.append((id, sum(quantities.values()), time.time()))
     db.executemany(MOVED, moves)
-    for sku, quantity in taken.items():
-        ((left,),) = db.execute(TAKE, (sku, FULL - quantity, quantity))
-        if left < LOW <= left + quantity:
+    db.executemany(TAKE, [(sku, FULL - quantity, quantity) for sku, quantity in sorted(taken.items())])
+    for sku, left in db.execute(LEFT.format(", ?" * len(taken)), list(taken)):
+        if left < LOW <= left + taken[sku]:
             yield StockLow(sku=sku, left=left)
 
 

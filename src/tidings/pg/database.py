@@ -13,7 +13,7 @@ import os
 import re
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import psycopg
@@ -38,8 +38,8 @@ from tidings.options import masked
 from tidings.pg import packed, schema
 
 log = logging.getLogger("tidings")
-
 Row = tuple[Any, ...]
+Check = Callable[[psycopg.Cursor[Row]], None]
 
 OLDEST = 13_00_00
 DEADLINE = 15.0
@@ -67,12 +67,8 @@ ENDS = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 LOST = (errors.AdminShutdown, errors.CrashShutdown, errors.CannotConnectNow, errors.IdleInTransactionSessionTimeout)
-
-
 BEGINNING_OR_ENDING = ("starting up", "shutting down", "not yet accepting", "too many clients", "too many connections")
 """What a server says to who connects that will soon say something else."""
-
-
 OTHER_TLS = ("certificate", "SSL error", "SSL was required")
 
 
@@ -123,6 +119,7 @@ class Connection(psycopg.Connection[Row]):
     appended: list[Any]
     """Rows for the log, written when all else of the transaction is done: see `log.py`."""
     delayed: list[Any]
+    deferred: list[tuple[str, Any, Check | None]]
     grown: set[int]
     """Topics that have got records."""
     clock: Clock
@@ -141,9 +138,23 @@ class Connection(psycopg.Connection[Row]):
         """Execute a statement of ours: prepared once, its rows in binary."""
         return self.execute(query.encode(), values, prepare=True, binary=True)
 
+    def defer(self, query: str, values: Any, check: Check | None = None) -> None:
+        """Execute a statement of ours later in the transaction, in one journey with others. `check` sees its result."""
+        self.deferred.append((query, values, check))
+
+    def catch_up(self) -> None:
+        """Execute what was deferred, in that order. Raises what a check raises."""
+        deferred, self.deferred = self.deferred, []
+        with self.pipeline() if len(deferred) > 1 else contextlib.nullcontext():
+            cursors = [self.run(query, values) for query, values, _ in deferred]
+        for cursor, (_, _, check) in zip(cursors, deferred, strict=True):
+            if check is not None:
+                check(cursor)
+
     def watch(self, query: Any) -> None:
         """Refuse a statement of a handler that would end the transaction."""
-        text = query if isinstance(query, str) else query.decode() if isinstance(query, bytes) else _text(query, self)
+        text = query.as_string(self) if isinstance(query, sql.Composable) else query
+        text = text.decode() if isinstance(text, bytes) else str(text)
         if (found := ENDS.search(text)) is not None:
             self.refuse(found[1].upper())
 
@@ -170,10 +181,6 @@ class Connection(psycopg.Connection[Row]):
         """End it from another thread, whatever it waits for. A server that hangs would keep it for ever."""
         with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(self.fileno())) as line:
             line.shutdown(socket.SHUT_RDWR)
-
-
-def _text(query: Any, connection: Connection) -> str:
-    return query.as_string(connection) if isinstance(query, sql.Composable) else str(query)
 
 
 class Database:
@@ -225,7 +232,7 @@ class Database:
         except StorageError as problem:
             connection.close()
             raise self._failed(problem) from None
-        connection.appended, connection.delayed, connection.grown = [], [], set()
+        connection.appended, connection.delayed, connection.deferred, connection.grown = [], [], [], set()
         connection.clock = self.clock
         return connection
 

@@ -20,6 +20,8 @@ from functools import partial
 from operator import attrgetter
 from typing import Any, NamedTuple
 
+import psycopg
+
 from tidings import failpoint
 from tidings.broker import Delivery
 from tidings.embedded.feed import TOGETHER, TURN, Feed, Loan, suspects, watermark
@@ -27,7 +29,7 @@ from tidings.embedded.membership import DONE, HELD, RETRY, SUSPECT
 from tidings.errors import Closed, Fenced, StorageError
 from tidings.pg import lending, membership
 from tidings.pg.database import Connection, Row
-from tidings.pg.lending import LOOK, READ, Host, Mine, Outlook, Settling, behind, encoded, fence, own
+from tidings.pg.lending import LOOK, READ, Host, Mine, Outlook, Settling, behind, encoded, own
 from tidings.pg.schema import PARTS
 from tidings.pg.writer import Statement, Step
 from tidings.store import Unit
@@ -207,7 +209,7 @@ class Group:
 
         def park(connection: Connection) -> Outlook:
             self._fence(connection, mine)
-            connection.cursor().executemany(lending.PARK, rows)
+            connection.run(lending.PARK, lending.parked(rows))
             connection.run(lending.RELEASE_NEXT, {"feed": feed.id, "keys": encoded(keys)})
             return lending.outlook(connection, feed, mine)
 
@@ -292,7 +294,7 @@ class Group:
                     f"{self.name} no longer holds some of the records that it settles; nothing of this is kept"
                 )
             if plan:
-                self._fence(connection, mine)
+                connection.defer(lending.FENCE, (mine.member,), self._held)
                 for settling in plan:
                     lending.settle(connection, settling, mine)
 
@@ -400,7 +402,7 @@ class Group:
             if encoded_key is not None:
                 first[feed.id, encoded_key] = min(pos, first.get((feed.id, encoded_key), pos))
         if withdrawn:
-            connection.cursor().executemany(lending.PARK, withdrawn)
+            connection.run(lending.PARK, lending.parked(withdrawn))
         for of, pos in first.items():
             connection.run(lending.HOLD_LATER, (*of, pos))
         feeds = {feed.id: feed for feed, _, _ in again}
@@ -412,11 +414,14 @@ class Group:
     # -- ownership
 
     def _fence(self, connection: Connection, mine: Mine) -> None:
-        try:
-            fence(connection, mine, self.name)
-        except Fenced:
+        """Keep the parts until the transaction ends. Raises Fenced where they are another member's."""
+        self._held(connection.run(lending.FENCE, (mine.member,)))
+
+    def _held(self, fence: psycopg.Cursor[Row]) -> None:
+        """What came of FENCE. Raises Fenced."""
+        if fence.rowcount != 1:
             self._void = self.stale = True
-            raise
+            raise Fenced(f"{self.name} lost its parts to another member; nothing of this is kept")
 
     def _closed_check(self) -> None:
         if self._closed:

@@ -12,9 +12,8 @@ from typing import Any, NamedTuple, Protocol
 from tidings.broker import Delivery
 from tidings.clock import Clock
 from tidings.embedded.feed import Feed, Loan
-from tidings.errors import Fenced
 from tidings.pg.database import Connection, Row
-from tidings.pg.packed import Smalls, smalls
+from tidings.pg.packed import Smalls, blobs, longs, smalls
 from tidings.pg.writer import Step
 
 LOOK = 1.0
@@ -41,8 +40,8 @@ FENCE = "SELECT FROM tidings.member WHERE id = %s FOR KEY SHARE"
 SETTLE = """UPDATE tidings.position p SET pos = %s
     FROM (SELECT id FROM tidings.member WHERE id = %s FOR KEY SHARE) m
     WHERE p.feed = %s AND p.part = ANY(%s) AND p.pos < %s"""
-PARK = """INSERT INTO tidings.ack (feed, pos, part, state, tries, due, key) VALUES (%s, %s, %s, %s, %s, 0, %s)
-    ON CONFLICT DO NOTHING"""
+PARK = """INSERT INTO tidings.ack (feed, pos, part, state, tries, key, due)
+    SELECT u.*, 0 FROM unnest(%s, %s, %s, %s, %s, %s) u ON CONFLICT DO NOTHING"""
 FORGET_DONE = "DELETE FROM tidings.ack WHERE feed = %s AND state = 0 AND pos <= %s AND part = ANY(%s)"
 KEEP_DONE = """UPDATE tidings.ack a SET state = 0, key = NULL FROM tidings.position p
     WHERE a.feed = %s AND a.pos = ANY(%s) AND p.feed = a.feed AND p.part = a.part AND a.pos > p.pos"""
@@ -144,21 +143,22 @@ class Settling(NamedTuple):
         return self.mark, mine.member, self.feed.id, mine.array, self.mark
 
 
-def fence(connection: Connection, mine: Mine, name: str) -> None:
-    """Keep the parts until the transaction ends. Raises Fenced where they are another member's."""
-    if connection.run(FENCE, (mine.member,)).rowcount != 1:
-        raise Fenced(f"{name} lost its parts to another member; nothing of this is kept")
+def parked(rows: Sequence[Row]) -> tuple[Any, ...]:
+    """The values of PARK, of rows of feed, position, part, state, tries and key."""
+    *numbers, keys = zip(*rows, strict=True)
+    return (*map(longs, numbers), blobs(keys))
 
 
 def settle(connection: Connection, settling: Settling, mine: Mine) -> None:
     """In the transaction: move the position, and keep or drop the rows that say what it cannot."""
     feed = settling.feed
-    connection.run(SETTLE, settling.values(mine))
+    connection.defer(SETTLE, settling.values(mine))
     if settling.above:
-        connection.cursor().executemany(PARK, settling.above)
+        connection.defer(PARK, parked(settling.above))
     if feed.done_to:
-        connection.run(FORGET_DONE, (feed.id, settling.mark, mine.array))
+        connection.defer(FORGET_DONE, (feed.id, settling.mark, mine.array))
     if settling.retried:
+        connection.catch_up()
         positions = list(settling.retried)
         keys = encoded(settling.retried.values())
         connection.run(KEEP_DONE, (feed.id, positions))

@@ -57,8 +57,8 @@ class Statement(msgspec.Struct, frozen=True):
     check: Callable[[Connection, int], None]
 
     def __call__(self, connection: Connection) -> None:
-        """Execute it inside a transaction."""
-        self.check(connection, connection.run(self.sql, self.values).rowcount)
+        """Execute it inside a transaction, with what else is left for its end."""
+        connection.defer(self.sql, self.values, lambda cursor: self.check(connection, cursor.rowcount))
 
 
 class Job(msgspec.Struct):
@@ -332,14 +332,15 @@ class Writer:
         job.begun = True
         cursor.nextset()
         (xid,) = cursor.fetchone() or ("",)
-        connection.appended.clear()
-        connection.delayed.clear()
+        for of_another in (connection.appended, connection.delayed, connection.deferred):
+            of_another.clear()
         job.result = job.step(connection)
-        if connection.appended or connection.delayed:
-            records.append(connection, connection.appended, connection.delayed)
-            connection.grown.update(map(records.TOPIC, connection.appended))
-            if connection.delayed:
-                connection.grown.add(DELAYED)
+        for sql, values in records.statements(connection.appended, connection.delayed):
+            connection.defer(sql, values)
+        connection.catch_up()
+        connection.grown.update(map(records.TOPIC, connection.appended))
+        if connection.delayed:
+            connection.grown.add(DELAYED)
         failpoint.hit("committing")
         try:
             connection.run("COMMIT")

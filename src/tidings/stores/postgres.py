@@ -151,8 +151,14 @@ class PostgresUnit:
                 stamps[at] = ABSENT if value is None else tx.stamp
                 rows[at] = (value, tx.stamp)
         if not conflicts:
-            taken = _write(connection, rows, held.keys())
-            conflicts = [tx for tx in self._txs if not taken.isdisjoint(tx.writes)]
+            _write(connection, rows, held.keys(), self._taken)
+        self._refuse(conflicts)
+
+    def _taken(self, rows: set[Key]) -> None:
+        """Another process has made these rows meanwhile."""
+        self._refuse([tx for tx in self._txs if not rows.isdisjoint(tx.writes)])
+
+    def _refuse(self, conflicts: Sequence[PostgresTx]) -> None:
         if conflicts:
             self.conflicts = conflicts
             raise Conflict(f"{len(conflicts)} transactions have read rows that another process has changed")
@@ -163,20 +169,25 @@ def _keys(keys: Iterable[Key]) -> tuple[Any, Any]:
     return texts([tbl for tbl, _ in ordered]), blobs([key.encode() for _, key in ordered])
 
 
-def _write(connection: Connection, rows: dict[Key, tuple[bytes | None, int]], held: Iterable[Key]) -> set[Key]:
-    """Write rows, of which those in `held` are locked; returns those that another has made meanwhile."""
+def _write(
+    connection: Connection, rows: dict[Key, tuple[bytes | None, int]], held: Iterable[Key],
+    taken: Callable[[set[Key]], None],
+) -> None:  # fmt: skip
+    """Write rows, of which those in `held` are locked; `taken` is told which of the others somebody else has made."""
     there = set(held)
     changed = {at: row for at, row in rows.items() if row[0] is not None and at in there}
     made = {at: row for at, row in rows.items() if row[0] is not None and at not in there}
     gone = [at for at, row in rows.items() if row[0] is None and at in there]
     if changed:
-        connection.run(CHANGE, _columns(changed))
+        connection.defer(CHANGE, _columns(changed))
     if gone:
-        connection.run(DELETE, _keys(gone))
-    if not made:
-        return set()
-    kept = connection.run(MAKE, _columns(dict(sorted(made.items())))).fetchall()
-    return made.keys() - {(tbl, key.decode()) for tbl, key in kept}
+        connection.defer(DELETE, _keys(gone))
+    if made:
+        connection.defer(
+            MAKE,
+            _columns(dict(sorted(made.items()))),
+            lambda kept: taken(made.keys() - {(tbl, key.decode()) for tbl, key in kept.fetchall()}),
+        )
 
 
 def _columns(rows: dict[Key, tuple[bytes | None, int]]) -> tuple[Any, ...]:

@@ -182,6 +182,21 @@ async def test_told_to_stop_while_nobody_answers_it_ends_and_carries_the_rest_th
                 assert (await stopped(again)).code == 0
 
 
+async def test_a_server_that_comes_back_is_asked_again_which_topics_it_has(tmp_path: Path) -> None:
+    house = f"sqlite:{tmp_path / 'tidings.db'}"
+    require(Valkey)
+    with Valkey() as server:
+        process = bridge(server.url, house)
+        with running(process):
+            async with at(server.url) as one, seen(house) as here:
+                await one.broker.publish(some("a", 5))
+                await here(5)
+            await asyncio.to_thread(server.restart)
+            async with at(server.url) as one, seen(house, "stock") as here:
+                await one.broker.publish(some("b", 5, "stock"))
+                assert keys_in_order(await here(5), "b", 5)
+
+
 async def test_who_cannot_tell_its_topics_has_to_be_told(rabbitmq_server: RabbitMQ, tmp_path: Path) -> None:
     result = await asyncio.to_thread(finish, bridge(rabbitmq_server.url, f"sqlite:{tmp_path / 'tidings.db'}"))
     assert failed(result, 2, "Name them with --topic", "--monitor")

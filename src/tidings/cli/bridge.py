@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sys
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import click
 import msgspec
 
-from tidings.broker import Broker, Start
+from tidings.broker import Start
 from tidings.cli.catalog import file_of, internal
 from tidings.cli.moment import Moment
 from tidings.cli.output import counted, emit, progress
-from tidings.cli.sight import Sight, sight
+from tidings.cli.sight import topics_of
 from tidings.cli.signals import on_stop
-from tidings.cli.target import json_option, monitor_option
+from tidings.cli.target import alone, json_option, monitor_option
 from tidings.clock import Clock
-from tidings.config import load
-from tidings.connect import connect
 from tidings.errors import BrokerError, ConfigError
-from tidings.moving.bridge import Bridge, End, Look, Topics, group_of, mark
+from tidings.moving.bridge import Bridge, End, Topics, group_of, mark
 from tidings.moving.target import place_of
 from tidings.runtime import GAVE_UP
 
@@ -112,62 +109,38 @@ async def _run(wish: Wish, done: Outcome, bar: Callable[[int], None]) -> bool:
 
 
 async def _carry(wish: Wish, done: Outcome, bar: Callable[[int], None], stop: asyncio.Event) -> None:
-    async with _open(wish.source) as here, _open(wish.target) as there:
+    async with alone(wish.source) as here, alone(wish.target) as there:
         ends = End(here, mark(_place(wish.source))), End(there, mark(_place(wish.target)))
         carrying = Bridge(*ends, Clock(), bar)
         try:
-            async with _looking(wish, group_of(ends[1].mark)) as look:
-                await carrying.run(look, stop)
+            await carrying.run(Search(wish, group_of(ends[1].mark)), stop)
         finally:
             done.topics, done.carried, done.kept_back = list(carrying.topics), carrying.carried, carrying.kept_back
 
 
-@contextlib.asynccontextmanager
-async def _looking(wish: Wish, group: str) -> AsyncGenerator[Look]:
-    """What finds the topics."""
-    if not wish.topics:
-        async with sight(wish.source, wish.monitor) as there:
-            yield Search(there, group, wish.start)
-        return
-    named = dict.fromkeys(wish.topics, wish.start)
-
-    async def look() -> Topics:
-        return named
-
-    yield look
-
-
 class Search:
-    """All topics of a broker but those of dead letters; one that came after the bridge is carried from its start.
+    """The topics that are named, or all but those of dead letters; one that came after the bridge begins at its start.
 
     Where the group of the bridge hears a topic already it goes on, whatever is said here.
     """
 
-    def __init__(self, there: Sight, group: str, start: Start | float) -> None:
-        self._there = there
+    def __init__(self, wish: Wish, group: str) -> None:
+        self._wish = wish
         self._group = group
-        self._start = start
         self._begun = False
 
     async def __call__(self) -> Topics:
         """See Look. Raises ConfigError where the broker cannot tell its topics the first time."""
+        wish = self._wish
+        if wish.topics:
+            return dict.fromkeys(wish.topics, wish.start)
         try:
-            found = [topic for topic in await self._there.topics() if not internal(topic.name)]
+            found = [topic for topic in await topics_of(wish.source, wish.monitor) if not internal(topic.name)]
         except BrokerError as error:
             if self._begun:
                 raise
             raise ConfigError(f"Which topics? Name them with --topic, for FROM does not tell: {error}") from error
-        begun = self._begun or any(self._group in topic.groups for topic in found)
+        self._begun = self._begun or any(self._group in topic.groups for topic in found)
+        start = Start.EARLIEST if self._begun else wish.start
         self._begun = True
-        return dict.fromkeys((topic.name for topic in found), Start.EARLIEST if begun else self._start)
-
-
-@contextlib.asynccontextmanager
-async def _open(url: str) -> AsyncGenerator[Broker]:
-    """A broker by itself: a bridge has no state but its position."""
-    connection = connect(msgspec.structs.replace(load(broker=url), store=None), Clock())
-    await connection.open()
-    try:
-        yield connection.broker
-    finally:
-        await connection.close()
+        return dict.fromkeys((topic.name for topic in found), start)

@@ -77,6 +77,12 @@ async def sight(broker: str | None, monitor: str | None = None) -> AsyncGenerato
         await server.close()
 
 
+async def topics_of(broker: str | None, monitor: str | None = None) -> list[Topic]:
+    """Every topic, for who looks again and again: whatever has happened to the server since the last time."""
+    async with sight(broker, monitor) as there:
+        return await there.topics()
+
+
 class FileSight:
     """See Sight: the file of an embedded broker."""
 

@@ -1,8 +1,8 @@
 """What commands work on, the same words in each of them.
 
 `load_apps("module:app")` and `load_all([...])` import apps; `connected(broker)` opens a broker and its store without
-any app. `@broker_option` passes `broker: str | None`, so do `@store_option` and `@monitor_option`,
-`@json_option` passes `as_json: bool`.
+any app, `alone(broker)` a broker without a store. `@broker_option` passes `broker: str | None`, so do `@store_option`
+and `@monitor_option`, `@json_option` passes `as_json: bool`.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ import contextlib
 import importlib
 import sys
 from collections.abc import AsyncGenerator, Iterable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import click
+import msgspec
 
 from tidings.app import App
+from tidings.broker import Broker
 from tidings.clock import Clock
 from tidings.config import load
 from tidings.connect import Connection, connect
@@ -97,10 +100,21 @@ def _instead(module: ModuleType, value: Any) -> str:
     return f"{what}; there is: {', '.join(found)}." if found else f"{what}, nor any other App."
 
 
-@contextlib.asynccontextmanager
-async def connected(broker: str | None = None, store: str | None = None) -> AsyncGenerator[Connection]:
+def connected(broker: str | None = None, store: str | None = None) -> AbstractAsyncContextManager[Connection]:
     """A broker and its store, open for a command that needs no app. Raises ConfigError or a BrokerError."""
-    connection = connect(load(broker=broker, store=store), Clock())
+    return opened(connect(load(broker=broker, store=store), Clock()))
+
+
+@contextlib.asynccontextmanager
+async def alone(broker: str | None = None) -> AsyncGenerator[Broker]:
+    """A broker without a store, for who has nothing to remember beside it. Raises as `connected` does."""
+    async with opened(connect(msgspec.structs.replace(load(broker=broker), store=None), Clock())) as connection:
+        yield connection.broker
+
+
+@contextlib.asynccontextmanager
+async def opened(connection: Connection) -> AsyncGenerator[Connection]:
+    """Open as long as the block lasts."""
     await connection.open()
     try:
         yield connection

@@ -91,9 +91,11 @@ class Bridge:
         """Hear all topics, also those that are new where it is time to look for them."""
         began = self._clock.monotonic()
         if began >= self._next_look:
-            found = await look()
-            now = self._clock.monotonic()
-            self._next_look = now + max(LOOK, SELDOM * (now - began))
+            try:
+                found = await look()
+            finally:
+                now = self._clock.monotonic()
+                self._next_look = now + max(LOOK, SELDOM * (now - began))
             if found.keys() - self.topics.keys():
                 await self._leave()
                 self.topics = found

@@ -74,8 +74,7 @@ offer: `silence` for a member that stops without a word, `config` for members in
 10,000 where nothing is said; the tests of this project take 2,000.
 
 In the tables: **·** the check runs in the tests of this broker, with a store beside those that have none of their own;
-**-** the broker does not claim the feature, or there is nothing of the kind to do to it. A topic of
-Kafka that somebody deletes is not made again by those who are connected: start them anew.
+**-** the broker does not claim the feature, or there is nothing of the kind to do to it.
 """
 TAIL = """\
 ## Behaviours that others ask for

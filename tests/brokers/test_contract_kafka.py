@@ -1,10 +1,12 @@
 """Apache Kafka keeps the contract: with a store beside it all of it, without one all but what needs one."""
 
+import asyncio
 import itertools
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from tests.brokers.linked_site import ABLE, LEASE, SLOW_START, LinkedSite, blows, config, each, with_a_store
 from tidings.brokers.kafka import KafkaLink
@@ -15,10 +17,11 @@ from tidings.store import Store
 from tidings.storeless import Storeless
 from tidings.stores.sqlite import SqliteStore
 from tidings.testing import contract
+from tidings.testing.checks.server import TOPIC
 from tidings.testing.contract import Check, Server
 
 NUMBERS = itertools.count(1)
-CHECKS = with_a_store(KafkaLink.features, ABLE - {"remove"})
+CHECKS = with_a_store(KafkaLink.features, ABLE)
 FOREVER = float("inf")
 """Records of checks have times long past, by which Kafka would delete them."""
 
@@ -31,9 +34,15 @@ async def silence(link: KafkaLink) -> None:
 
 def site(server: Kafka, store: Callable[[], Store], path: str | None = None) -> Server:
     """A prefix of its own on the server."""
-    url = f"{server.url}?prefix=contract{next(NUMBERS)}.&partitions=4&partitioner=murmur2"
+    prefix = f"contract{next(NUMBERS)}."
+    url = f"{server.url}?prefix={prefix}&partitions=4&partitioner=murmur2"
+
+    def remove() -> None:
+        admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{server.port}"})
+        admin.delete_topics([prefix + TOPIC])[prefix + TOPIC].result()
+
     site = LinkedSite(lambda: KafkaLink(url, Clock(), lease=LEASE, keep=FOREVER), store, silence, lease=2 * LEASE)
-    return site.server(config=config(url, path), **blows(server))
+    return site.server(config=config(url, path), remove=lambda: asyncio.to_thread(remove), **blows(server))
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 
 import confluent_kafka
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from tidings.broker import Delivery, Lag, Record, Start
 from tidings.brokers.kafka import KafkaLink
@@ -248,6 +249,38 @@ async def test_a_slow_member_that_reads_no_more_goes_on_when_partitions_came_and
                 seen.update(ids(lent))
                 await first.done(lent)
         assert await one.lag("order", GROUP) == Lag(0, None)
+
+
+async def come(line: KafkaLine, wanted: set[str]) -> None:
+    """Until all of these have come and are done, whatever is said meanwhile."""
+    async with asyncio.timeout(60):
+        while wanted:
+            with contextlib.suppress(BrokerError):
+                lent = await line.fetch(100, 1.0)
+                await line.done(lent)
+                wanted -= set(ids(lent))
+
+
+async def test_a_topic_that_somebody_deletes_is_made_again_as_it_was(place: Place) -> None:
+    async with place.link() as link:
+        await link.declare("order", ["shop.absent"])
+        line, view = await link.join(["order"], GROUP), await link.join(["order"], None)
+        await link.publish(records(60))
+        await take(line, 60)
+        await take(view, 60)
+        name, was = f"{place.prefix}order", link._known["order"].id
+        admin = AdminClient({"bootstrap.servers": place.servers})
+        await asyncio.to_thread(admin.delete_topics([name])[name].result)
+        async with asyncio.timeout(60):
+            while link._known["order"].id == was:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.05)
+        await link.publish(records(20, prefix="again"))
+        again = {each.id for each in records(20, prefix="again")}
+        await come(line, set(again))
+        await come(view, set(again))
+        assert await link.lag("order", "shop.absent") == Lag(20, None)
+        assert await link.lag("order", GROUP) == Lag(0, None)
+        assert len((await asyncio.to_thread(link._offsets.topic, name)).partitions) == 4
 
 
 async def test_members_share_by_the_newer_protocol_too(kafka_server: Kafka) -> None:

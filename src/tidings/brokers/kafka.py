@@ -27,8 +27,8 @@ except ImportError as error:
 
 from tidings.kafka.ledger import Ledger
 from tidings.kafka.line import KafkaLine
-from tidings.kafka.notes import GROUP, Notes
-from tidings.kafka.offsets import ANSWER, RESERVED, Offsets, checked, recalled
+from tidings.kafka.notes import GROUP, Note, Notes
+from tidings.kafka.offsets import ANSWER, NOWHERE, RESERVED, Offsets, Topic, checked, recalled
 from tidings.kafka.publisher import Publisher, Told
 from tidings.kafka.pump import Place
 from tidings.kafka.settings import AWAY, SOON, Settings, broker_error, made
@@ -51,6 +51,14 @@ HEARD = 16
 T = TypeVar("T")
 
 
+class Known:
+    """What was declared of a topic: its groups, with the prefix. `id` tells whether it is still the same topic."""
+
+    def __init__(self, id: str) -> None:
+        self.id = id
+        self.groups: dict[str, None] = {}
+
+
 class KafkaLink:
     """See Link.
 
@@ -69,6 +77,7 @@ class KafkaLink:
         self.lease = self._settings.lease
         self.prefix = self._settings.prefix
         self._topics: dict[str, int] = {}
+        self._known: dict[str, Known] = {}
         self._lines: dict[KafkaLine, None] = {}
         self._publisher: Publisher | None = None
 
@@ -183,20 +192,22 @@ class KafkaLink:
         self._check()
         about = f"topic {topic} cannot be declared"
         name = self.prefix + topic
-        partitions = await self._made(name, about)
+        made = await self._made(name, about)
         if topic not in self._topics:
             largest = await self._ask(lambda: self._offsets.largest(name), about)
             self._topics[topic] = (largest or USUAL_LIMIT) - RESERVED
+        known = self._known.setdefault(topic, Known(made.id))
         for group in groups:
-            await self._ask(partial(self._stand, name, partitions, self.prefix + group, start), about)
+            await self._ask(partial(self._stand, name, made.partitions, self.prefix + group, start), about)
+            known.groups[self.prefix + group] = None
 
-    async def _made(self, name: str, about: str) -> Sequence[int]:
+    async def _made(self, name: str, about: str) -> Topic:
         said = self._settings
-        partitions = await self._ask(lambda: self._offsets.topic(name), about)
-        if not partitions:
+        found = await self._ask(lambda: self._offsets.topic(name), about)
+        if found is NOWHERE:
             await self._ask(lambda: self._offsets.create(name, said.partitions, said.replication, self._keep), about)
-            partitions = await self._ask(lambda: self._offsets.existing(name), about)
-        return partitions
+            found = await self._ask(lambda: self._offsets.existing(name), about)
+        return found
 
     def _stand(self, name: str, partitions: Sequence[int], group: str, start: Start | float) -> None:
         """A group that has not been on this topic begins. The end is asked for first: nobody else's is gone past."""
@@ -219,7 +230,10 @@ class KafkaLink:
         return line
 
     def _from(self, name: str, start: Start | float) -> list[Ledger]:
-        return [Ledger(name, *place) for place in self._offsets.edge(name, self._offsets.topic(name), start).items()]
+        return [
+            Ledger(name, *place)
+            for place in self._offsets.edge(name, self._offsets.topic(name).partitions, start).items()
+        ]
 
     def recall(self, group: str, consumer: Consumer, places: Sequence[Place]) -> list[Ledger]:
         """Where the group stands, in the pump's thread. A partition that is new to it begins with its beginning."""
@@ -242,7 +256,7 @@ class KafkaLink:
         return await self._ask(behind, f"the lag of {group} on {topic} is not known")
 
     def _behind(self, name: str, group: str) -> Lag:
-        partitions = self._offsets.topic(name)
+        partitions = self._offsets.topic(name).partitions
         known = self._offsets.group(group, name, partitions) if partitions else {}
         if not known:
             return Lag(None, None)
@@ -255,7 +269,7 @@ class KafkaLink:
         self._check()
         name, where = self.prefix + topic, self.prefix + group
         about = f"{group} cannot be moved on {topic}"
-        partitions = await self._ask(lambda: self._offsets.topic(name), about)
+        partitions = (await self._ask(lambda: self._offsets.topic(name), about)).partitions
         known = await self._ask(lambda: self._offsets.group(where, name, partitions), about) if partitions else {}
         if not known:
             raise BrokerError(f"{about}: there is no such group on it; declare it first.")
@@ -272,14 +286,40 @@ class KafkaLink:
             await self.clock.sleep(AGAIN)
 
     async def _look(self) -> None:
-        """Look for notes, as long as there are lines."""
+        """Look whether the topics are still there, and for notes."""
         while True:
             await self.clock.sleep(LOOK)
-            places = sorted({place for line in self._lines for place in line.places()})
             try:
-                said = await self._ask(partial(self._notes.read, places), "notes cannot be read") if places else {}
+                await self._look_for_topics()
+                await self._look_for_notes()
             except BrokerError as error:
                 log.debug("%s", error)
-                continue
-            for line in list(self._lines):
-                line.heed(said)
+
+    async def _look_for_notes(self) -> None:
+        places = sorted({place for line in self._lines if line.remembers for place in line.places()})
+        said = await self._ask(partial(self._notes.read, places), "notes cannot be read") if places else {}
+        for line in list(self._lines):
+            line.heed(said)
+
+    async def _look_for_topics(self) -> None:
+        names = [self.prefix + topic for topic in self._known]
+        there = await self._ask(partial(self._offsets.topics, names), "topics cannot be seen")
+        for topic, known in list(self._known.items()):
+            if there.get(self.prefix + topic, NOWHERE).id != known.id:
+                await self._begin_anew(topic, known)
+
+    async def _begin_anew(self, topic: str, known: Known) -> None:
+        """Somebody has deleted it. All go on with the beginning of what is made again: members find notes of that."""
+        name, about = self.prefix + topic, f"topic {topic} was deleted and cannot be made again"
+        made = await self._made(name, about)
+        log.warning(
+            "topic %s was deleted from Kafka; it was made again, and its groups begin with its beginning", topic
+        )
+        del self._topics[topic]
+        await self._ask(partial(self._notes.begin, known.groups, name, made), about)
+        for group in known.groups:
+            await self._ask(partial(self._stand, name, made.partitions, group, Start.EARLIEST), about)
+        for line in self._lines:
+            if not line.remembers:
+                line.heed({(name, number): {line.group: Note(made.id, 0)} for number in made.partitions})
+        known.id = made.id

@@ -23,8 +23,9 @@ PASSING = {
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
     KafkaError.NOT_COORDINATOR,
     KafkaError._WAIT_COORD,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
 }
-"""A commit that fails so is tried again: the group is about to agree anew, or the coordinator moves."""
+"""A commit that fails so is tried again: the group agrees anew, the coordinator moves, or a topic is made again."""
 
 
 Send = Callable[[list[TopicPartition], Then], None]

@@ -64,9 +64,9 @@ class KafkaLine:
         self._read = house.wire.record
         self._consumer = consumer
         self._name = name
-        self._group = house.prefix + name
-        self._remembers = remembers
-        self._pump = Pump(consumer, self, house.clock, partial(house.recall, self._group))
+        self.group = house.prefix + name
+        self.remembers = remembers
+        self._pump = Pump(consumer, self, house.clock, partial(house.recall, self.group))
         self._ledgers: dict[str, dict[int, Ledger]] = {}
         self._numbered: dict[int, Ledger] = {}
         self._keeper = Keeper(name, house.clock, self._numbered, self._pump.commit, self.lease)
@@ -83,10 +83,10 @@ class KafkaLine:
 
     def begin(self, topics: Sequence[str], ledgers: Sequence[Ledger] = ()) -> None:
         """Join the group, or read on from these ledgers."""
-        if not self._remembers:
+        if not self.remembers:
             self.own(ledgers)
             self._consumer.assign([TopicPartition(each.topic, each.partition, each.floor) for each in ledgers])
-        self._pump.start(topics if self._remembers else ())
+        self._pump.start(topics if self.remembers else ())
 
     # -- lending
 
@@ -176,7 +176,7 @@ class KafkaLine:
 
     async def _mark(self, taken: list[Delivery]) -> list[Delivery]:
         """Kafka knows that these are out; without those whose partition went away meanwhile."""
-        if not self._remembers:
+        if not self.remembers:
             for each in taken:
                 self._numbered[each.receipt >> SHIFT].out.clear()
             return taken
@@ -237,7 +237,7 @@ class KafkaLine:
         """See Line.done."""
         if self._closed is not None:
             raise Closed(f"the subscription of {self._name} is closed")
-        if not self._remembers:
+        if not self.remembers:
             return
         lost = False
         touched: dict[Ledger, None] = {}
@@ -290,12 +290,12 @@ class KafkaLine:
 
     def places(self) -> list[Place]:
         """The partitions that are owned."""
-        return [(each.topic, each.partition) for each in self._numbered.values()] if self._remembers else []
+        return [(each.topic, each.partition) for each in self._numbered.values()]
 
     def heed(self, said: Said) -> None:
         """Go where these notes say, unless that was done."""
         for ledger in list(self._numbered.values()):
-            note = said.get((ledger.topic, ledger.partition), {}).get(self._group)
+            note = said.get((ledger.topic, ledger.partition), {}).get(self.group)
             if note is not None and note.name != ledger.place and not ledger.leaving:
                 place = (ledger.topic, ledger.partition)
                 self._pump.seek(place, note.offset, partial(self._moved, ledger, note))
@@ -307,10 +307,11 @@ class KafkaLine:
         del self._numbered[ledger.number]
         ledger.number = self._number(ledger)
         ledger.move(note.name, note.offset)
-        self._fenced = f"{self._name} was moved on {ledger.name}"
         self._stir.set()
-        self._settled.set()
-        self._keeper.go()
+        if self.remembers:
+            self._fenced = f"{self._name} was moved on {ledger.name}"
+            self._settled.set()
+            self._keeper.go()
 
     def leave(self, places: Sequence[Place], patience: float, let_go: Callable[[], None]) -> None:
         """See pump.Line."""
@@ -370,7 +371,7 @@ class KafkaLine:
         self._settled.set()
         if self._leavers:
             await asyncio.wait(self._leavers, timeout=self.lease)
-        if self._remembers:
+        if self.remembers:
             await self._hand_back()
         self._pump.stop()
         if not await self._clock.wait(self._pump.ended, self.lease):

@@ -7,13 +7,13 @@ second, goes where they say, and says so in the metadata of its own group.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from confluent_kafka import Consumer, TopicPartition
 
 from tidings.kafka.ledger import ROOM
-from tidings.kafka.offsets import ANSWER, checked
+from tidings.kafka.offsets import ANSWER, Topic, checked
 from tidings.kafka.pump import Place
 
 GROUP = "tidings.seek"
@@ -41,6 +41,13 @@ class Notes:
         """The notes on these partitions."""
         found = self._consumer.committed([TopicPartition(*place) for place in places], timeout=ANSWER)
         return {(each.topic, each.partition): parsed(checked(each).metadata or "") for each in found}
+
+    def begin(self, groups: Iterable[str], topic: str, made: Topic) -> None:
+        """Tell groups that a topic was made again, those that nobody has told of it."""
+        said = self.read([(topic, number) for number in made.partitions])
+        for group in groups:
+            if not all(group in notes for notes in said.values()):
+                self.leave(group, topic, made.id, dict.fromkeys(made.partitions, 0))
 
     def leave(self, group: str, topic: str, name: str, to: Mapping[int, int]) -> None:
         """Tell a group where to go on. The oldest notes of others go where there is no room."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, cast
+from concurrent.futures import Future
+from typing import Any, NamedTuple, cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._listoffsets import OffsetSpec
+from confluent_kafka.admin._topic import TopicDescription
 from confluent_kafka.cimpl import OFFSET_SPEC_EARLIEST, OFFSET_SPEC_LATEST, NewTopic
 
 from tidings.broker import Start
@@ -22,6 +24,16 @@ RESERVED = 16_384
 """Bytes of a message that are not its body: key, headers, framing."""
 
 
+class Topic(NamedTuple):
+    """A topic as it is: deleted and made again it has another id, and where it does not exist no partitions."""
+
+    id: str
+    partitions: Sequence[int]
+
+
+NOWHERE = Topic("", ())
+
+
 class Offsets:
     """Questions to one cluster. Raises KafkaException."""
 
@@ -29,21 +41,19 @@ class Offsets:
         self._admin = admin
         self._consumer = consumer
 
-    def topic(self, name: str) -> Sequence[int]:
-        """Its partitions; none where it does not exist. Asking for its metadata could create it."""
-        try:
-            asked = self._admin.describe_topics(TopicCollection([name]), request_timeout=ANSWER)
-            found = asked[name].result()
-        except KafkaException as error:
-            if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-                return ()
-            raise
-        return sorted(each.id for each in found.partitions)
+    def topics(self, names: Sequence[str]) -> dict[str, Topic]:
+        """All of these."""
+        asked = self._admin.describe_topics(TopicCollection(list(names)), request_timeout=ANSWER) if names else {}
+        return {name: described(told) for name, told in asked.items()}
 
-    def existing(self, name: str) -> Sequence[int]:
-        """The partitions of a topic that was just made, and of which not every broker may know."""
+    def topic(self, name: str) -> Topic:
+        """This one."""
+        return self.topics([name])[name]
+
+    def existing(self, name: str) -> Topic:
+        """A topic that was just made, and of which not every broker may know."""
         found = self.topic(name)
-        if not found:
+        if found is NOWHERE:
             raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
         return found
 
@@ -105,6 +115,17 @@ class Offsets:
             yield consumer
         finally:
             consumer.close()
+
+
+def described(told: Future[TopicDescription]) -> Topic:
+    """A topic from what Kafka says of it."""
+    try:
+        found = told.result()
+    except KafkaException as error:
+        if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            return NOWHERE
+        raise
+    return Topic(str(found.topic_id), sorted(each.id for each in found.partitions))
 
 
 def checked(place: TopicPartition) -> TopicPartition:

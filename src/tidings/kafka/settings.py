@@ -35,6 +35,7 @@ EVERY = {
     "reconnect.backoff.ms": 2000,
     "reconnect.backoff.max.ms": 2000,
     "socket.keepalive.enable": True,
+    "allow.auto.create.topics": False,  # the broker's settings are not ours
     "log_level": 3,
 }
 PRODUCER = {

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import nats
 import pytest
@@ -148,6 +149,19 @@ async def test_a_server_that_comes_back_has_lost_nothing(server: Nats, how: str)
         assert by_key(reading.result()) == {f"k{n}": [r.id for r in wanted if r.key == f"k{n}"] for n in range(20)}
         assert {each.attempt for each in reading.result()} == {1}
         assert (await link.lag("order", GROUP)).waiting == 0
+
+
+async def test_nothing_is_written_to_a_connection_that_has_failed(
+    nats_server: Nats, caplog: pytest.LogCaptureFixture
+) -> None:
+    wired = wire.Wire(lambda: None)
+    await wired.dial(nats_server.url)
+    wired.post(b"PING\r\n")
+    cast(Any, wired)._transport._io_writer.transport.abort()
+    for _ in range(20):  # before the client has heard of it
+        wired.post(b"PING\r\n")
+    await wired.hang_up()
+    assert not caplog.records
 
 
 async def test_while_the_server_is_away_all_is_told_and_few_connections_are_tried(server: Nats) -> None:

@@ -200,9 +200,11 @@ class Wire(Client):
 
     def post(self, frames: bytes) -> None:
         """Write this, without waiting for the peer. For what is small."""
-        if not self.is_connected or self._transport is None:
+        writer: asyncio.StreamWriter | None = getattr(self._transport, "_io_writer", None)
+        if not self.is_connected or writer is None:
             raise Lost("the connection to the NATS server is lost")
-        self._transport.write(frames)
+        if not writer.is_closing():  # else the client is told of it next, and asyncio would log each try
+            writer.write(frames)
 
     async def send(self, frames: bytes) -> None:
         """Write this when the peer has taken what was written before."""

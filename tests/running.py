@@ -12,7 +12,7 @@ def url(folder: Path) -> str:
     return f"sqlite:{folder / 'tidings.db'}?durable=no"
 
 
-async def settled(app: App, seconds: float = 10.0) -> None:
+async def settled(app: App, seconds: float = 60.0) -> None:
     """Until every handler has settled all that there is for it."""
     assert app.connection is not None
     async with asyncio.timeout(seconds):

@@ -12,7 +12,7 @@ SMALL = ("--rounds", "1", "--scale", "0.02")
 TINY = ("--rounds", "1", "--scale", "0.002")
 
 
-def bench(*arguments: str, patience: float = 50, **variables: str) -> subprocess.CompletedProcess[str]:
+def bench(*arguments: str, patience: float = 60.0, **variables: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tidings", "bench", *arguments]
     environment = {**os.environ, **variables}
     return subprocess.run(command, capture_output=True, text=True, timeout=patience, check=False, env=environment)

@@ -70,7 +70,7 @@ def workers_of(database: Path) -> list[int]:
     return found
 
 
-def wait_until(true: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_until(true: Callable[[], bool], seconds: float = 60.0) -> None:
     until = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < until
@@ -252,7 +252,7 @@ class Terminal:
         )
         os.close(theirs)
 
-    def read_until(self, true: Callable[[], bool], seconds: float = 25.0) -> None:
+    def read_until(self, true: Callable[[], bool], seconds: float = 60.0) -> None:
         until = time.monotonic() + seconds
         while not true():
             assert time.monotonic() < until, self.shown[-2000:]

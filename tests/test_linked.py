@@ -106,14 +106,14 @@ def site(tmp_path: Path) -> Site:
     return Site(tmp_path)
 
 
-async def until(true: Any, seconds: float = 20.0) -> None:
+async def until(true: Any, seconds: float = 60.0) -> None:
     async with asyncio.timeout(seconds):
         while not true():  # noqa: ASYNC110 - what is waited for is in files
             await asyncio.sleep(0.01)
 
 
 async def drained(broker: Broker, topic: str, group: str) -> None:
-    async with asyncio.timeout(20.0):
+    async with asyncio.timeout(60):
         while (await broker.lag(topic, group)).waiting:  # noqa: ASYNC110 - in files, too
             await asyncio.sleep(0.01)
 

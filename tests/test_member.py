@@ -112,7 +112,7 @@ def ids(deliveries: Sequence[Delivery]) -> list[str]:
 
 
 async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5.0):
+    async with asyncio.timeout(60):
         while not true():  # noqa: ASYNC110 - what other tasks do
             await asyncio.sleep(0.01)
 

@@ -17,7 +17,7 @@ class Told(Event, name="thing.told", key="key"):
 
 
 async def until(condition: Any) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - a condition of any kind
             await asyncio.sleep(0.01)
 

@@ -24,7 +24,7 @@ def records(count: int, *, keys: int = 5, topic: str = "order", start: int = 0) 
     ]
 
 
-async def taken(line: Line, count: int, seconds: float = 20.0) -> list[Delivery]:
+async def taken(line: Line, count: int, seconds: float = 60.0) -> list[Delivery]:
     """So many, through outages."""
     found: list[Delivery] = []
     async with asyncio.timeout(seconds):
@@ -50,7 +50,7 @@ async def publish_all(link: Link, wanted: Sequence[Record]) -> None:
             await asyncio.sleep(0.1)
 
 
-async def until(true: Callable[[], bool], seconds: float = 20.0) -> None:
+async def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
     async with asyncio.timeout(seconds):
         while not true():  # noqa: ASYNC110 - what is waited for tells nobody
             await asyncio.sleep(0.02)
@@ -77,7 +77,7 @@ async def shared_and_handed_over(one: Link, other: Link) -> None:
     await first.done(held)
     seen: dict[str, int] = {}
     number = 40
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while set(seen.values()) != {1, 2}:
             await one.publish(records(20, keys=40, start=number))
             number += 20

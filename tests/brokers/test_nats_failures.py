@@ -69,7 +69,7 @@ async def member(url: str, *options: str) -> AsyncIterator[Process]:
 
 
 async def fetch_on(line: Line) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             await line.fetch(4, 1.0)
 
@@ -197,7 +197,7 @@ async def test_a_connection_that_is_silent_is_given_up(server: Nats, monkeypatch
         monkeypatch.setattr(line, "changed", noticed.set)
         server.pause()
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await noticed.wait()
         finally:
             monkeypatch.undo()
@@ -268,7 +268,7 @@ async def test_a_part_that_is_not_settled_in_time_is_handed_over_and_its_member_
             await taken(first, 1)
         await first.done(held)
         seen: dict[str, int] = {}
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while len(seen) < 40:
                 for line in (first, second):
                     lent = await line.fetch(100, 0.1)

@@ -34,7 +34,7 @@ from tidings.pg.database import Database, named, refused
 from tidings.stores.postgres import PostgresStore
 
 TOPIC, GROUP = "t", "g"
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 def opened(url: str) -> contextlib.AbstractAsyncContextManager[PostgresBroker]:

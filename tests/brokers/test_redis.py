@@ -272,7 +272,7 @@ async def test_what_is_deleted_is_noticed_and_said_and_work_goes_on(
             await client.delete(*place.topic.streams)
         await link.publish(records(20, start=20))
         found: list[str] = []
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not set(found) >= {f"id{n}" for n in range(20, 40)}:
                 try:
                     lent = await line.fetch(50, 0.5)

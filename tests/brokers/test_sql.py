@@ -11,7 +11,7 @@ import pytest
 from tidings import App, Event, Retry, Sql
 from tidings.pg.lent import translated
 
-PATIENCE = 40.0
+PATIENCE = 60.0
 TABLE = "CREATE TABLE noted (id TEXT NOT NULL, share DOUBLE PRECISION, remark TEXT)"
 
 

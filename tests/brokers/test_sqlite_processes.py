@@ -37,7 +37,7 @@ class Process:
 
     async def until(self, word: str, count: int = 1) -> None:
         """Wait until it has said so."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while sum(words[0] == word for words in self.said) < count:
                 self.heard.clear()
                 await self.heard.wait()
@@ -51,7 +51,7 @@ class Process:
         await self.process.stdin.drain()
 
     async def died(self) -> int:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             code = await self.process.wait()
             await self.listening
         return code

@@ -141,7 +141,7 @@ async def test_handlers_wait_for_space_and_go_on_by_themselves(disk: Path) -> No
                 transaction.put(rows, "row", bytes(1 << 20))
         (disk / "ballast").unlink()
         await app.publish(Told(key="after"))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while "after" not in seen:  # noqa: ASYNC110 - as a user would look
                 await asyncio.sleep(0.02)
     assert set(seen) == {f"k{number}" for number in range(kept)} | {"after"}

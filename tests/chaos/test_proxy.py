@@ -61,7 +61,7 @@ class Target:
         self.address = self.listener.getsockname()
 
     async def accept(self) -> socket.socket:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             server, _ = await asyncio.get_running_loop().sock_accept(self.listener)
         server.setblocking(False)
         return server
@@ -108,7 +108,7 @@ async def connected(address: tuple[str, int]) -> socket.socket:
     client = socket.socket()
     client.setblocking(False)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await asyncio.get_running_loop().sock_connect(client, address)
     except BaseException:
         client.close()
@@ -117,14 +117,14 @@ async def connected(address: tuple[str, int]) -> socket.socket:
 
 
 async def send(end: socket.socket, data: bytes) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await asyncio.get_running_loop().sock_sendall(end, data)
 
 
 async def receive(end: socket.socket, count: int) -> bytes:
     """Exactly so many bytes."""
     got = b""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(got) < count:
             piece = await asyncio.get_running_loop().sock_recv(end, count - len(got))
             assert piece, f"closed after {got!r}"
@@ -135,7 +135,7 @@ async def receive(end: socket.socket, count: int) -> bytes:
 async def rest(end: socket.socket) -> tuple[bytes, str]:
     """All that still comes, and how it ends."""
     got = b""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         try:
             while piece := await asyncio.get_running_loop().sock_recv(end, CHUNK):
                 got += piece
@@ -145,7 +145,7 @@ async def rest(end: socket.socket) -> tuple[bytes, str]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - what it waits for happens in the kernel
             await asyncio.sleep(0.001)
 

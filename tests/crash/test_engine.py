@@ -55,7 +55,7 @@ async def join(broker: SqliteBroker, group: str = "g") -> Group:
 async def take(subscription: Subscription, count: int) -> list[Delivery]:
     """Fetch until so many have come."""
     taken: list[Delivery] = []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while len(taken) < count:
             taken += await subscription.fetch(count - len(taken), 1.0)
     return taken
@@ -68,7 +68,7 @@ async def waiting(app: App, topic: str, handler: str) -> int | None:
 
 async def settled(app: App, topic: str, handler: str) -> None:
     """Wait until the handler has nothing left to do."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while await waiting(app, topic, handler):  # noqa: ASYNC110 - what is settled sets no event
             await asyncio.sleep(0.01)
 
@@ -406,7 +406,7 @@ async def test_a_worker_goes_on_after_it_was_taken_for_dead(app: App, kind: str)
     app.on(Moved, name="move", start=Start.EARLIEST)(handlers[kind])
     async with app.running():
         await app.publish(*(Moved(number=number, key=str(number % 3)) for number in range(50)))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not begun:  # noqa: ASYNC110 - the handler may run in a thread
                 await asyncio.sleep(0.01)
         assert app.connection is not None
@@ -433,7 +433,7 @@ async def test_a_worker_that_is_taken_for_dead_between_two_tries_goes_on(app: Ap
     async with app.running():
         await app.publish(Moved(number=0, key="a"))
         worker = app.worker("move")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while begun.count(0) < 4 or not worker.lanes[0].paused:  # noqa: ASYNC110 - the handler runs in a thread
                 await asyncio.sleep(0.001)  # the pause after the fourth try is longer than what follows takes
         lane = worker.lanes[0]

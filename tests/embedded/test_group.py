@@ -97,7 +97,7 @@ async def test_a_commit_is_read_once_and_nothing_more_before_the_next(tmp_path: 
 async def waiting(group: Group) -> asyncio.Task[Sequence[Delivery]]:
     """A fetch that has come to wait."""
     fetching = asyncio.create_task(group.fetch(10, 10.0))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not group.waiting:  # noqa: ASYNC110 - it tells nobody
             await asyncio.sleep(0)
     return fetching

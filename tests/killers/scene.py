@@ -18,7 +18,7 @@ from tests.killers.program import Hit, counts
 from tidings import App, Record, Start, dead
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 50.0
+PATIENCE = 60.0
 
 
 class Call(NamedTuple):

@@ -37,7 +37,7 @@ DEAD = """SELECT l.type, l.body, l.headers FROM tidings_log l JOIN tidings_topic
     WHERE t.name = ? ORDER BY l.pos"""
 NOTES = "notes"
 Lifeline = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-PATIENCE = 40.0
+PATIENCE = 60.0
 """Seconds that anything may take on a busy machine before the row fails."""
 
 

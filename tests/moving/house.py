@@ -19,7 +19,7 @@ from tidings.errors import BrokerError
 TOPICS = ["order", "stock"]
 GROUPS = {"shop.ship": TOPICS, "shop.count": ["order"], "shop.new": ["order"]}
 TRIED = "order-13"
-PATIENCE = 40.0
+PATIENCE = 60.0
 AT = float(int(time.time()) - 3600)
 """When the first event was published: of late, or it would be removed."""
 

@@ -21,7 +21,7 @@ from tidings.moving.bridge import VIA, group_of, mark
 
 NUMBERS = itertools.count(1)
 ORDERS = ["--topic", "order"]
-PATIENCE = 40.0
+PATIENCE = 60.0
 
 
 @pytest.fixture

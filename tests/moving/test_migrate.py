@@ -94,7 +94,7 @@ async def moved_in(url: str, path: Path, left: dict[str, list[str]], count: int 
     async with at(url, store(url, path)) as there:
         view = await there.broker.subscribe(["order", "stock"], None, Start.EARLIEST)
         found: dict[str, Record] = {}
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while len(found) < 2 * count:
                 found |= {each.record.id: each.record for each in await view.fetch(500, 1.0)}
         assert [difference(found[each.id], each) for each in records(count)] == [""] * (2 * count)

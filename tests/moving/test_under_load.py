@@ -18,7 +18,7 @@ from tests.moving.shop import KEYS
 from tidings.dev import Valkey
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 50.0
+PATIENCE = 60.0
 
 
 class Crew:

@@ -25,7 +25,7 @@ from tidings.brokers import sqlite
 from tidings.errors import StorageBroken, TidingsError
 
 ENTRIES = {"write": (Write, IOERR_WRITE), "sync": (Sync, IOERR_FSYNC)}
-PATIENCE = 20.0
+PATIENCE = 60.0
 FAILED, CLOSING = "failed", "closing"
 
 

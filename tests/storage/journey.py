@@ -196,7 +196,7 @@ class Journey:
         """One that falls due, one that does not."""
         soon, late = self.records(1, due=self.clock.now() + 0.05), self.records(1, due=self.clock.now() + 3600.0)
         await self.publish([*soon, *late])
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not self.broker.read("SELECT 1 FROM tidings_log WHERE id = ?", (soon[0].id,)):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 

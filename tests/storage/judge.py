@@ -28,7 +28,7 @@ from tidings.errors import StorageError
 SIDE = ("-journal", "-wal", "-shm", ".lent", ".lock", ".notify")
 TABLES = ("tidings_log", "tidings_delay", "tidings_topic", "tidings_feed", "tidings_member", "tidings_row", "effects")
 """Those that hold nothing before the writer's first commit."""
-PATIENCE = 10.0
+PATIENCE = 60.0
 FOLLOWING = Record("t", b"after the crash", "k0", "t", "after")
 
 

@@ -40,7 +40,7 @@ async def test_what_is_published_after_a_copy_was_restored_is_delivered(tmp_path
     await broker.open()
     member = await broker.subscribe(["t"], "g", Start.EARLIEST)
     seen: list[str] = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while "r1" not in seen:  # the dead member is buried
             lent = await member.fetch(10, 1.0)
             seen += [delivery.record.id for delivery in lent]

@@ -7,6 +7,7 @@ others as headers: `source` (the app), `eventversion`, `datacontenttype` where i
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from operator import attrgetter
 from typing import Any, Literal
@@ -22,6 +23,7 @@ Encoding = Literal["json", "msgpack"]
 
 BODY_LIMIT = 1 << 20
 MSGPACK = "application/msgpack"
+MODULES: Mapping[Encoding, Any] = {"json": msgspec.json, "msgpack": msgspec.msgpack}
 TRACE = ("traceparent", "tracestate")
 MISFITS = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError, NotImplementedError)
 
@@ -66,12 +68,11 @@ class Codec:
                 f"{cls.__module__}.{cls.__qualname__} and {other.__module__}.{other.__qualname__} have the same name "
                 f"{contract.name!r}; give one of them another."
             )
-        module: Any = msgspec.json if self._encoding == "json" else msgspec.msgpack
         headers = {"source": self._source, "eventversion": contract.version}
         if self._encoding == "msgpack":
             headers["datacontenttype"] = MSGPACK
         key = _no_key if contract.key is None else attrgetter(contract.key)
-        wire = Wire(contract, module.Encoder().encode, module.Decoder(cls).decode, headers, key)
+        wire = Wire(contract, MODULES[self._encoding].Encoder().encode, _decoder(self._encoding, cls), headers, key)
         self._wires[cls] = wire
         return wire
 
@@ -124,12 +125,8 @@ class Reader:
     """Decodes the records of one handler's types."""
 
     def __init__(self, types: Mapping[str, type]) -> None:
-        self.json: dict[str, Callable[[bytes], Any]] = {
-            name: msgspec.json.Decoder(cls).decode for name, cls in types.items()
-        }
-        self._msgpack: dict[str, Callable[[bytes], Any]] = {
-            name: msgspec.msgpack.Decoder(cls).decode for name, cls in types.items()
-        }
+        self.json = {name: _decoder("json", cls) for name, cls in types.items()}
+        self._msgpack = {name: _decoder("msgpack", cls) for name, cls in types.items()}
 
     def knows(self, name: str) -> bool:
         """Whether the handler asked for this type."""
@@ -142,6 +139,13 @@ class Reader:
             return decoders[record.type](record.value)
         except MISFITS as error:
             raise DecodeError(f"{record.type} cannot be decoded: {explain(error)}") from error
+
+
+@functools.lru_cache(512)
+def _decoder(encoding: Encoding, cls: type) -> Callable[[bytes], Any]:
+    """Kept, since a simulator starts the same apps thousands of times."""
+    decode: Callable[[bytes], Any] = MODULES[encoding].Decoder(cls).decode
+    return decode
 
 
 def _no_key(message: Any) -> None:

@@ -171,19 +171,23 @@ class SqliteBroker:
     def _open_files(self, undo: contextlib.ExitStack) -> None:
         self._reader = self.database.connect()
         undo.callback(self._reader.close)
-        self.make_tables(self._reader)
+        self.prepare(self._reader)
         self.steady = steady.time_of(self._reader, self.clock, membership.boot())
-        self._reader.execute(READ_ONCE)
-        self.lent = Lent(self.database.side(".lent"))
+        self.lent = self.new_lent()
         undo.callback(self.lent.close)
         self._wakeup = self.new_wakeup(self._heard)
         undo.callback(self._wakeup.close)
         self.writer = self.new_writer(self._wakeup.signal)
 
-    def make_tables(self, connection: Connection) -> None:
-        """Make what is lacking; a simulation does that once for many runs."""
-        create(connection, SCHEMA + membership.SCHEMA + steady.SCHEMA)
-        adapt(connection)
+    def prepare(self, reader: Connection) -> None:
+        """Make what is lacking in the file, and let the connection read it; a simulation does that once."""
+        create(reader, SCHEMA + membership.SCHEMA + steady.SCHEMA)
+        adapt(reader)
+        reader.execute(READ_ONCE)
+
+    def new_lent(self) -> Lent:
+        """Where it is kept how far is lent; a simulation keeps it open from process to process."""
+        return Lent(self.database.side(".lent"))
 
     def new_wakeup(self, heard: Callable[[], None]) -> Wakeup:
         """How this process hears of commits; a simulation has its own."""

@@ -11,10 +11,12 @@ from typing import Any
 Read = Callable[[str, Mapping[str, Any]], list[Any]]
 
 LOG = "the log"
-NEW = """SELECT g.name, count(*) FROM tidings_position p
-    JOIN tidings_feed f ON f.id = p.feed JOIN tidings_group g ON g.id = f.grp
+NEW = """SELECT g.name, count(*) FROM tidings_feed f CROSS JOIN tidings_position p ON p.feed = f.id
+    JOIN tidings_group g ON g.id = f.grp
     JOIN tidings_log l INDEXED BY tidings_log_topic ON l.topic = f.topic AND l.pos > p.pos AND l.part = p.part
-    WHERE NOT EXISTS (SELECT 1 FROM tidings_ack a WHERE a.feed = p.feed AND a.pos = l.pos) GROUP BY g.name"""
+    WHERE EXISTS (SELECT 1 FROM tidings_log e WHERE e.topic = f.topic)
+    AND NOT EXISTS (SELECT 1 FROM tidings_ack a WHERE a.feed = p.feed AND a.pos = l.pos) GROUP BY g.name"""
+"""Feeds first: most are of dead letters and replays, and their topics are empty."""
 AGAIN = """SELECT g.name, count(*) FROM tidings_ack a
     JOIN tidings_feed f ON f.id = a.feed JOIN tidings_group g ON g.id = f.grp
     WHERE a.state IN (3, 4) OR (a.state = 1 AND a.due <= :now)

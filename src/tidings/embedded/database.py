@@ -107,6 +107,8 @@ class Database:
     """
 
     factory = Connection
+    page_size = 4096
+    """Of a new file, in bytes."""
     options = ""
     """What SQLite is told beside the path, as the query of a URI."""
 
@@ -172,7 +174,7 @@ class Database:
         try:
             if connection.execute("PRAGMA page_count").fetchone() == (0,):
                 connection.executescript(
-                    "PRAGMA page_size=4096; PRAGMA auto_vacuum=INCREMENTAL; PRAGMA journal_mode=WAL;"
+                    f"PRAGMA page_size={self.page_size}; PRAGMA auto_vacuum=INCREMENTAL; PRAGMA journal_mode=WAL;"
                 )
             full = self.durable if durable is None else durable
             connection.executescript(PRAGMAS.format(synchronous="FULL" if full else "OFF"))

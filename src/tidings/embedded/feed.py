@@ -38,6 +38,7 @@ FORGET_DONE = "DELETE FROM tidings_ack WHERE feed = ? AND state = 0 AND pos <= ?
 RELEASE_NEXT = """UPDATE tidings_ack SET state = CASE WHEN tries > 0 AND due = 0 THEN 4 ELSE 1 END
     WHERE feed = :feed AND state = 2 AND pos = (SELECT min(pos) FROM tidings_ack WHERE feed = :feed AND key = :key)"""
 HELD_KEYS = "SELECT DISTINCT key FROM tidings_ack WHERE feed = ? AND key IS NOT NULL AND state != 0{parts}"
+EXCEPTED = "SELECT 1 FROM tidings_ack WHERE feed = ? LIMIT 1"
 KNOWN_ABOVE = "SELECT pos, state FROM tidings_ack WHERE feed = ? AND pos > ?{parts}"
 OWNS = "SELECT count(*) FROM tidings_part WHERE grp = ? AND owner = ?{parts}"
 STILL_HELD = "SELECT 1 FROM tidings_ack WHERE feed = ? AND key = ? LIMIT 1"

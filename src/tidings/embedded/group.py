@@ -26,6 +26,7 @@ from tidings.embedded.database import Connection
 from tidings.embedded.feed import (
     AGAIN,
     BODY,
+    EXCEPTED,
     EXCEPTIONS,
     FETCH,
     HELD_KEYS,
@@ -497,12 +498,18 @@ class Group:
             self._broker.lent.write(feed.id, new, feed.cursor)
         self._own(owned)
         for feed in self.feeds.values():
-            known = dict(self._broker.read(KNOWN_ABOVE.format(parts=self._mine.sql), (feed.id, feed.cursor)))
-            feed.early = known.keys() - feed.lent.keys()
-            feed.done_to = max([feed.done_to, *(pos for pos, state in known.items() if state == DONE)])
-            feed.held |= {key for (key,) in self._broker.read(HELD_KEYS.format(parts=self._mine.sql), (feed.id,))}
-            self._look(feed)
+            feed.early, feed.suspects, feed.due = set(), False, None
+            if self._broker.read(EXCEPTED, (feed.id,)):
+                self._recall(feed)
         self.hear()
+
+    def _recall(self, feed: Feed) -> None:
+        """What of the parts is not settled in the order of the log."""
+        known = dict(self._broker.read(KNOWN_ABOVE.format(parts=self._mine.sql), (feed.id, feed.cursor)))
+        feed.early = known.keys() - feed.lent.keys()
+        feed.done_to = max([feed.done_to, *(pos for pos, state in known.items() if state == DONE)])
+        feed.held |= {key for (key,) in self._broker.read(HELD_KEYS.format(parts=self._mine.sql), (feed.id,))}
+        self._look(feed)
 
     def _own(self, parts: list[int]) -> None:
         sql = "" if len(parts) == PARTS else f" AND part IN ({','.join(map(str, parts))})"

@@ -7,12 +7,14 @@ goes on with the connections that a dead one has left: rolled back, but with the
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 from pathlib import Path
 from typing import Any
 
 from tidings.embedded.database import Connection, Database
+from tidings.embedded.membership import Lent
 
 NAME = "tidings.db"
 LENT = NAME + ".lent"
@@ -48,7 +50,7 @@ class Left(Connection):
         """Let the next process have it that asks for one of its role, unless it has tables of its own."""
         if self.in_transaction:
             self.execute("ROLLBACK")
-        if self.execute(TEMPORARY).fetchone() is not None:
+        if self.role == WRITER and self.execute(TEMPORARY).fetchone() is not None:
             self.close()
             return
         self.lent, self.refused, self.appended, self.engine = False, "", False, None
@@ -71,6 +73,14 @@ class Files:
         self._schema = 0
         self._undo: list[str] = []
         self._lent = b""
+        self._lasting: Lasting | None = None
+
+    @property
+    def lent(self) -> Lent:
+        """How far is lent in the run."""
+        if self._lasting is None:
+            self._lasting = Lasting(self._run / LENT)
+        return self._lasting
 
     @property
     def path(self) -> Path:
@@ -80,7 +90,7 @@ class Files:
     def database(self, role: str) -> Database:
         """The file, for one use of it in a process."""
         if not self._prepared:
-            return Database(self.path, durable=False)
+            return NewDatabase(self.path, durable=False)
         if role not in self._databases:
             self._databases[role] = SimDatabase(self, role)
         return self._databases[role]
@@ -98,7 +108,7 @@ class Files:
             self.close()
             self._keeper = self._begin_anew()
         with (self._run / LENT).open("r+b") as lent:
-            lent.write(self._lent)
+            lent.write(self._lent.ljust(os.fstat(lent.fileno()).st_size, b"\0"))
 
     def _put_back(self, keeper: sqlite3.Connection) -> bool:
         """Undo what was written; False where that cannot be done, as where somebody still holds a snapshot."""
@@ -154,12 +164,32 @@ class Files:
 
     def close(self) -> None:
         """Close all connections, and remove the file."""
+        if self._lasting is not None:
+            self._lasting.end()
+            self._lasting = None
         for connection in list(self._all):
             connection.close()
         if self._keeper is not None:
             self._keeper.close()
         self.left, self._keeper = {}, None
         shutil.rmtree(self._run, ignore_errors=True)
+
+
+class Lasting(Lent):
+    """How far is lent, for one process after another."""
+
+    def close(self) -> None:
+        """See Lent.close: the next one goes on with it."""
+
+    def end(self) -> None:
+        """Close it."""
+        super().close()
+
+
+class NewDatabase(Database):
+    """The file, as it is prepared: there is little in it, and small pages are less to copy at each commit."""
+
+    page_size = 1024
 
 
 class SimDatabase(Database):
@@ -172,6 +202,11 @@ class SimDatabase(Database):
         super().__init__(files.path, durable=False)
         self._files = files
         self._role = role
+
+    @property
+    def lent(self) -> Lent:
+        """See Files.lent."""
+        return self._files.lent
 
     def open(self) -> None:
         """It was checked when it was prepared."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import functools
 import os
 import random
 import sqlite3
@@ -24,12 +25,13 @@ from tidings.connect import Connection as Connected
 from tidings.embedded import database as files
 from tidings.embedded import membership
 from tidings.embedded.database import Connection, Database
+from tidings.embedded.membership import Lent
 from tidings.embedded.wakeup import Wakeup
 from tidings.embedded.writer import Job, Writer
 from tidings.store import Unit
 from tidings.stores.sqlite import SqliteStore
 from tidings.testing.clock import START
-from tidings.testing.sim.files import WRITER, Left, leave
+from tidings.testing.sim.files import WRITER, Left, SimDatabase, leave
 from tidings.testing.sim.loop import OWNER, SimLoop
 from tidings.testing.sim.tape import Tape
 from tidings.worker import Worker
@@ -81,7 +83,12 @@ class SimClock(Clock):
         self._loop = loop
         self._number = number
         self._count = 0
-        self.chance = random.Random(f"{seed}/{number}")  # noqa: S311 - it has to be repeatable
+        self._seed = f"{seed}/{number}"
+
+    @functools.cached_property
+    def chance(self) -> random.Random:
+        """The luck of this process."""
+        return random.Random(self._seed)  # noqa: S311 - it has to be repeatable
 
     def now(self) -> float:
         """See Clock.now."""
@@ -278,10 +285,14 @@ class SimBroker(SqliteBroker):
         """See SqliteBroker."""
         return Name(self._world, self._name)
 
-    def make_tables(self, connection: Connection) -> None:
+    def prepare(self, reader: Connection) -> None:
         """See SqliteBroker."""
-        if not isinstance(connection, Left):
-            super().make_tables(connection)
+        if not isinstance(reader, Left):
+            super().prepare(reader)
+
+    def new_lent(self) -> Lent:
+        """See SqliteBroker."""
+        return self.database.lent if isinstance(self.database, SimDatabase) else super().new_lent()
 
     def new_wakeup(self, heard: Callable[[], None]) -> SimWakeup:
         """See SqliteBroker."""

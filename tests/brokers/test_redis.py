@@ -151,12 +151,12 @@ async def test_a_part_that_has_to_go_is_lent_no_more_and_goes_after_the_lease(va
 
 
 async def test_an_id_is_kept_once_also_where_the_window_turns(valkey_server: Valkey) -> None:
-    async with opened(valkey_server, own(), "&window=0.5") as link:
+    async with opened(valkey_server, own(), "&window=2") as link:
         view = await link.join(["order"], None, Start.EARLIEST)
         await link.publish([*records(1), *records(1)])
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(1.2)
         await link.publish(records(2))
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(1.2)
         await link.publish(records(3, start=1))
         assert ids(await taken(view, 4))[1:] == ["id1", "id2", "id3"]
         assert await view.fetch(10, 0.1) == []

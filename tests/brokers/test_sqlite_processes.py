@@ -97,7 +97,13 @@ class Site:
         await self.broker.publish(records)
         return [record.id for record in records]
 
-    async def settled(self, within: float = 20.0) -> None:
+    async def divided(self, count: int) -> None:
+        """Until so many processes have parts."""
+        async with asyncio.timeout(60):
+            while self.broker.read("SELECT count(DISTINCT owner) FROM tidings_part") != [(count,)]:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+    async def settled(self, within: float = 60.0) -> None:
         async with asyncio.timeout(within):
             while (await self.broker.lag(TOPIC, GROUP)).waiting:  # noqa: ASYNC110 - another process does it
                 await asyncio.sleep(0.02)
@@ -181,7 +187,7 @@ async def test_who_was_frozen_beyond_its_lease_settles_nothing(site: Site) -> No
 
 async def test_two_processes_divide_the_keys(site: Site) -> None:
     one, other = await site.start(), await site.start()
-    await asyncio.sleep(0.6)  # until each has heard of the other
+    await site.divided(2)
     published = [*await site.publish(16), *await site.publish(160, "s")]
     await site.settled()
     assert site.effects() == Counter(published)

@@ -15,7 +15,7 @@ import click
 import msgspec
 
 from tidings import dead
-from tidings.broker import Lag
+from tidings.broker import Lag, Start
 from tidings.cli.catalog import file_of
 from tidings.cli.letters import Letter, letters
 from tidings.cli.operator import look
@@ -44,6 +44,10 @@ class Sight(Protocol):
 
     async def lag(self, topic: str, group: str) -> Lag:
         """See Broker.lag."""
+        ...
+
+    async def move(self, topic: str, group: str, to: Start | float) -> tuple[int | None, int | None]:
+        """Of how many events `Broker.seek` would have the group handle once more, and of how many never; or None."""
         ...
 
     async def mark(self) -> Any:
@@ -110,6 +114,10 @@ class FileSight:
         """See Sight."""
         return self._catalog.lag(topic, group, self._clock.now())
 
+    async def move(self, topic: str, group: str, to: Start | float) -> tuple[int, int]:
+        """See Sight."""
+        return self._catalog.move(topic, group, to)
+
     async def mark(self) -> int:
         """See Sight."""
         return self._catalog.head()
@@ -163,6 +171,17 @@ class ServerSight:
     async def lag(self, topic: str, group: str) -> Lag:
         """See Sight."""
         return await (await self._connected()).broker.lag(topic, group)
+
+    async def move(self, topic: str, group: str, to: Start | float) -> tuple[int | None, int | None]:
+        """See Sight. What lies before or behind a time is known where the group has nothing to do before it."""
+        lag = await self.lag(topic, group)
+        if to is Start.LATEST:
+            return 0, lag.waiting
+        if to is Start.EARLIEST:
+            events = next(each.events for each in await self.topics() if each.name == topic)
+            return None if events is None or lag.waiting is None else max(events - lag.waiting, 0), 0
+        behind = lag.oldest is not None and self._clock.now() - lag.oldest >= to
+        return None, 0 if lag.waiting == 0 or behind else None
 
     async def mark(self) -> dict[str, int]:
         """See Sight."""

@@ -9,7 +9,7 @@ from pathlib import Path
 SOURCE = Path(__file__).parents[1] / "src"
 LAYERS = [
     {"errors", "message", "broker", "link", "store", "clock", "failpoint", "binding", "roster"}
-    | {"options", "redial", "monitor", "survey"},  # words and ports
+    | {"options", "redial", "monitor", "survey", "fetching", "steward"},  # words and ports
     {"codec", "schema"},  # wire
     {
         "handler",

@@ -21,8 +21,8 @@ async def silence(link: NatsLink) -> None:
     """As a kill does: the connection ends, no sign of life comes any more and nothing is given back."""
     connection = link._connection
     for line in list(connection.users):
-        if isinstance(line, GroupLine) and line._steward is not None:
-            line._steward.cancel()
+        if isinstance(line, GroupLine):
+            line._steward.stop()
     wire = connection.wire()
     connection._opened = False
     await wire.hang_up()

@@ -36,8 +36,8 @@ async def silence(link: RabbitLink) -> None:
     """As a kill does: the connection ends, no sign of life comes any more and nothing is given back."""
     connection = link.connection
     for line in list(connection.users):
-        if isinstance(line, GroupLine) and line._steward is not None:
-            line._steward.cancel()
+        if isinstance(line, GroupLine):
+            line._steward.stop()
     wire = connection.wire()
     connection._opened = False
     assert wire._transport is not None

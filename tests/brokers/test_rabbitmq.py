@@ -258,7 +258,7 @@ async def die(link: RabbitLink) -> None:
     for line in list(link.connection.users):
         steward = getattr(line, "_steward", None)
         if steward is not None:
-            steward.cancel()
+            steward.stop()
     for connection in (link.connection, link.voice):
         wire = connection.wire()
         connection._opened = False

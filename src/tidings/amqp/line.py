@@ -13,6 +13,7 @@ import contextlib
 import itertools
 import logging
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 
@@ -24,7 +25,9 @@ from tidings.amqp.naming import Place
 from tidings.amqp.part import Part, passed
 from tidings.broker import Delivery
 from tidings.clock import Clock
-from tidings.errors import BrokerError, Closed, Fenced
+from tidings.errors import BrokerError, Fenced
+from tidings.fetching import first_found
+from tidings.steward import Steward
 
 log = logging.getLogger("tidings")
 
@@ -53,16 +56,14 @@ class GroupLine:
         self._holder: dict[int, Part] = {}
         self._control: Control | None = None
         self._news = asyncio.Event()
-        self._stir = asyncio.Event()
         self._turn = 0
         self._neighbours: set[str] = set()  # who is told when parts are free
         self._useless: list[Part] = []  # whose exclusive queue is still ours, where the connection is
         self._given: dict[Key, float] = {}  # until when what was given away is left to others
         self._fenced = False
-        self._closed = False
-        self._trouble: BrokerError | None = None
-        self._steward: asyncio.Task[None] | None = None
-        self._leaving: asyncio.Task[None] | None = None
+        self._steward = Steward(
+            "a member of a group on RabbitMQ", clock, tend=self._tend, every=TICK, again=TICK / 2, breath=BREATH
+        )
 
     async def open(self) -> None:
         """Take a share of the parts."""
@@ -72,7 +73,7 @@ class GroupLine:
         except BaseException:
             await self.close()
             raise
-        self._steward = asyncio.create_task(self._keep_tending(), name="rabbitmq-member")
+        self._steward.start()
 
     def _came(self) -> None:
         self._news.set()
@@ -81,29 +82,21 @@ class GroupLine:
 
     async def fetch(self, limit: int, wait: float) -> Sequence[Delivery]:
         """See Line."""
-        deadline = self._clock.monotonic() + wait
-        while True:
-            self._check()
-            self._news.clear()
-            for part in self._in_turn():
-                if taken := await self._lend(part, limit):
-                    return taken
-            left = deadline - self._clock.monotonic()
-            if left <= 0:
-                if self._trouble is not None and not self._parts:
-                    raise self._trouble
-                return []
-            await self._clock.wait(self._news, left)
+        found = await first_found(partial(self._next, limit), self._news, clock=self._clock, seconds=wait)
+        if not found and self._steward.trouble is not None and not self._parts:
+            raise self._steward.trouble
+        return found
 
-    def _check(self) -> None:
-        if self._closed:
-            raise Closed("this member has left its group")
-        if self._steward is not None and self._steward.done():
-            self._steward.result()
+    async def _next(self, limit: int) -> Sequence[Delivery]:
+        self._steward.check()
         self._drop_dead()
         if self._fenced:
             self._fenced = False
             raise Fenced(LOST)
+        for part in self._in_turn():
+            if taken := await self._lend(part, limit):
+                return taken
+        return []
 
     def _in_turn(self) -> list[Part]:
         ready = [part for part in self._parts.values() if part.ready and part.leaving is None]
@@ -136,8 +129,7 @@ class GroupLine:
 
     async def done(self, deliveries: Sequence[Delivery]) -> None:
         """See Line."""
-        if self._closed:
-            raise Closed("this member has left its group")
+        self._steward.check_open()
         settled: dict[Part, list[int]] = {}
         for delivery in deliveries:
             part = self._holder.pop(delivery.receipt, None)
@@ -149,7 +141,7 @@ class GroupLine:
             self._drop_dead()
             raise Fenced(LOST)
         if any(part.leaving is not None and not part.out for part in settled):
-            self._stir.set()
+            self._steward.stir()
         if any(not part.book.open for part in settled):
             self._news.set()  # something may wait for it
 
@@ -172,37 +164,31 @@ class GroupLine:
             if isinstance(part.why, Refused) and part.why.code == TIMED_OUT:
                 log.warning("RabbitMQ took back what was out too long (consumer_timeout, 30 minutes): %s", part.why)
         if dead:
-            self._stir.set()
+            self._steward.stir()
         if any(part.out for _, part in dead):
             self._fence()
 
     def changed(self) -> None:
         """The wire was lost, or there is another one."""
         self._news.set()
-        self._stir.set()
+        self._steward.stir()
 
     # -- having parts
 
-    async def _keep_tending(self) -> None:
-        while True:
-            await self._clock.wait(self._stir, TICK)
-            self._stir.clear()
-            try:
-                await self._tend()
-                self._trouble = None
-            except BrokerError as error:
-                self._trouble = error
-                await self._clock.sleep(TICK / 2)
-            self._news.set()
-            await self._clock.sleep(BREATH)
-
     async def _tend(self) -> None:
         self._drop_dead()
-        control = await self._controlled()
-        for place in self._places:
-            await self._house.make(place)
-        await self._clear_away(control)
-        await self._let_go(control)
+        try:
+            control = await self._controlled()
+            for place in self._places:
+                await self._house.make(place)
+            await self._clear_away(control)
+            await self._let_go(control)
+            await self._take_parts(control)
+        finally:
+            self._news.set()
+
+    async def _take_parts(self, control: Control) -> None:
+        """What nobody has, and a word to who has more."""
         keys = [(place, number) for place in self._places for number in range(place.parts)]
         others = [key for key in keys if key not in self._parts]
         answers = await control.inquire([place.lock(number) for place, number in others], "who")
@@ -244,7 +230,7 @@ class GroupLine:
     def _heard(self, word: Word) -> None:
         assert self._control is not None
         if word.kind == "free":
-            self._stir.set()
+            self._steward.stir()
             return
         key = next((key for key in self._parts if key[0].lock(key[1]) == word.place), None)
         if key is None:
@@ -258,7 +244,7 @@ class GroupLine:
             self._control.say(word.back, Word(ANSWER, word.number, self._me, word.place, count, part.unsettled))
         elif word.kind == "give" and part.leaving is None and count > word.parts + 1:
             part.leaving, part.heir = self._clock.monotonic() + self._lease, word.back
-            self._stir.set()
+            self._steward.stir()
 
     def _count(self, place: Place) -> int:
         return sum(at == place and part.leaving is None for (at, _), part in self._parts.items())
@@ -306,16 +292,10 @@ class GroupLine:
 
     async def close(self) -> None:
         """See Line. It goes on where whoever waits for it is cancelled."""
-        if self._leaving is None:
-            self._closed = True
-            self._news.set()
-            self._leaving = asyncio.create_task(self._leave(), name="rabbitmq-leave")
-        await asyncio.shield(self._leaving)
+        self._news.set()
+        await self._steward.leave(self._leave)
 
     async def _leave(self) -> None:
-        if self._steward is not None:
-            self._steward.cancel()
-            await asyncio.wait([self._steward])
         self._drop_dead()
         control = self._control
         with contextlib.suppress(BrokerError):

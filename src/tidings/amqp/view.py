@@ -7,6 +7,7 @@ import contextlib
 import itertools
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from tidings.amqp.wire import Wire
 from tidings.broker import Delivery
 from tidings.clock import Clock
 from tidings.errors import BrokerError, Closed
+from tidings.fetching import first_found
 
 WINDOW = 512
 
@@ -72,19 +74,14 @@ class View:
 
     async def fetch(self, limit: int, wait: float) -> Sequence[Delivery]:
         """See Line."""
-        deadline = self._clock.monotonic() + wait
-        while True:
-            if self._closed:
-                raise Closed("this view is closed")
-            self._news.clear()
-            if any(sight.why is not None for sight in self._sights):
-                await self._again()
-            if taken := self._take(limit):
-                return taken
-            left = deadline - self._clock.monotonic()
-            if left <= 0:
-                return []
-            await self._clock.wait(self._news, left)
+        return await first_found(partial(self._next, limit), self._news, clock=self._clock, seconds=wait)
+
+    async def _next(self, limit: int) -> Sequence[Delivery]:
+        if self._closed:
+            raise Closed("this view is closed")
+        if any(sight.why is not None for sight in self._sights):
+            await self._again()
+        return self._take(limit)
 
     def _take(self, limit: int) -> list[Delivery]:
         taken: list[Delivery] = []

@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import logging
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 from tidings.broker import Delivery
 from tidings.clock import Clock
-from tidings.errors import BrokerError, Closed, Fenced
+from tidings.errors import BrokerError, Fenced
+from tidings.fetching import first_found
 from tidings.jetstream import content
 from tidings.jetstream.connection import Connection
 from tidings.jetstream.cursor import Cursor, State, decode, encode, given_back
@@ -26,8 +27,7 @@ from tidings.jetstream.reader import Message
 from tidings.jetstream.server import DEADLINE, WRONG_REVISION, Find, Latest, Refused, acked, call, gone
 from tidings.jetstream.wire import Lost, Question
 from tidings.roster import Life, claimable, going, let_go, share
-
-log = logging.getLogger("tidings")
+from tidings.steward import Steward
 
 LOST = "parts of the keys went to another member of the group, or the group was moved: what was out comes again"
 
@@ -60,15 +60,11 @@ class GroupLine:
         self._writing: set[Part] = set()
         self._written = asyncio.Event()
         self._news = asyncio.Event()
-        self._stir = asyncio.Event()
         self._turn = 0
         self._era = 0
         self._fenced = ""
-        self._closed = False
-        self._trouble: BrokerError | None = None
         self._wire: object | None = None
-        self._steward: asyncio.Task[None] | None = None
-        self._leaving: asyncio.Task[None] | None = None
+        self._steward = Steward("a member of a group on NATS", clock, tend=self._tend, every=lease / 3)
 
     async def open(self) -> None:
         """Take a share of the parts."""
@@ -80,33 +76,24 @@ class GroupLine:
             raise
         for standing in self._standings:  # so that others make room
             self._wake(standing)
-        self._steward = asyncio.create_task(self._keep_tending(), name="nats-member")
+        self._steward.start()
 
     # -- lending and settling
 
     async def fetch(self, limit: int, wait: float) -> Sequence[Delivery]:
         """See Line."""
-        deadline = self._clock.monotonic() + wait
-        while True:
-            self._check()
-            self._news.clear()
-            if taken := self._take(limit):
-                return await self._lend(taken)
-            left = deadline - self._clock.monotonic()
-            if left <= 0:
-                if self._trouble is not None:
-                    raise self._trouble
-                return []
-            await self._clock.wait(self._news, left)
+        found = await first_found(partial(self._next, limit), self._news, clock=self._clock, seconds=wait)
+        if not found and self._steward.trouble is not None:
+            raise self._steward.trouble
+        return found
 
-    def _check(self) -> None:
-        if self._closed:
-            raise Closed("this member has left its group")
-        if self._steward is not None and self._steward.done():
-            self._steward.result()
+    async def _next(self, limit: int) -> Sequence[Delivery]:
+        self._steward.check()
         if self._fenced:
             why, self._fenced = self._fenced, ""
             raise Fenced(why)
+        taken = self._take(limit)
+        return await self._lend(taken) if taken else []
 
     def _parts(self) -> list[Part]:
         return [part for standing in self._standings for part in standing.parts.values()]
@@ -143,18 +130,14 @@ class GroupLine:
 
     async def done(self, deliveries: Sequence[Delivery]) -> None:
         """See Line."""
-        self._check_open()
+        self._steward.check_open()
         for delivery in deliveries:
             found = self._out.pop(delivery.receipt, None)
             if found is not None:
                 found[0].cursor.settle(found[1])
         await self._write(self._parts())
         if any(part.leaving is not None and not part.cursor.out for part in self._parts()):
-            self._stir.set()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise Closed("this member has left its group")
+            self._steward.stir()
 
     async def _write(self, parts: Iterable[Part]) -> None:
         """On return the cursors of these are written as they were when this was called, or later. Raises Fenced."""
@@ -227,30 +210,16 @@ class GroupLine:
         self._era += 1
         self._fenced = LOST
         self._news.set()
-        self._stir.set()
+        self._steward.stir()
 
     # -- the share
-
-    async def _keep_tending(self) -> None:
-        while True:
-            await self._clock.wait(self._stir, 0.5 if self._trouble is not None else self._lease / 3)
-            self._stir.clear()
-            try:
-                await self._tend()
-                self._trouble = None
-            except Fenced:
-                self._stir.set()
-            except BrokerError as error:
-                if self._trouble is None:
-                    log.warning("a member of a group on NATS: %s", error)
-                self._trouble = error
 
     async def _tend(self) -> None:
         wire = self._connection.wire()
         if wire is not self._wire:
             self._wire = wire
             for standing in self._standings:
-                wire.listen(standing.place.wake, lambda *_: self._stir.set())
+                wire.listen(standing.place.wake, lambda *_: self._steward.stir())
                 for part in standing.parts.values():
                     if part.reader is not None:
                         part.reader.broken = True
@@ -326,7 +295,7 @@ class GroupLine:
                 if [part for part in begin if not part.fit(found.created, found.state.last_seq)]:
                     self._fence([])
                 parts += begin
-        asked = [part.questions(wire, self._clock, news=self._news.set, ended=self._stir.set) for part in parts]
+        asked = [part.questions(wire, self._clock, news=self._news.set, ended=self._steward.stir) for part in parts]
         if not asked:
             return
         answers = await wire.ask(list(itertools.chain(*asked)), DEADLINE)
@@ -339,7 +308,7 @@ class GroupLine:
 
     def changed(self) -> None:
         """The wire was lost, or there is another one."""
-        self._stir.set()
+        self._steward.stir()
 
     def _wake(self, standing: Standing) -> None:
         with contextlib.suppress(Lost):
@@ -347,16 +316,10 @@ class GroupLine:
 
     async def close(self) -> None:
         """See Line."""
-        if self._leaving is None:
-            self._closed = True
-            self._news.set()
-            self._leaving = asyncio.create_task(self._leave(), name="nats-leave")
-        await asyncio.shield(self._leaving)
+        self._news.set()
+        await self._steward.leave(self._leave)
 
     async def _leave(self) -> None:
-        if self._steward is not None:
-            self._steward.cancel()
-            await asyncio.wait([self._steward])
         with contextlib.suppress(BrokerError):
             await self._give_up(self._parts())
         with contextlib.suppress(BrokerError):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from tidings.broker import Delivery
 from tidings.clock import Clock
 from tidings.errors import Closed
+from tidings.fetching import first_found
 from tidings.jetstream import content
 from tidings.jetstream.connection import Connection
 from tidings.jetstream.naming import Topic
@@ -65,18 +67,15 @@ class ViewLine:
 
     async def fetch(self, limit: int, wait: float) -> Sequence[Delivery]:
         """See Line."""
-        deadline = self._clock.monotonic() + wait
-        while True:
-            if self._closed:
-                raise Closed("this view is closed")
-            self._news.clear()
-            if taken := self._take(limit):
-                return taken
+        return await first_found(partial(self._next, limit), self._news, clock=self._clock, seconds=wait)
+
+    async def _next(self, limit: int) -> Sequence[Delivery]:
+        if self._closed:
+            raise Closed("this view is closed")
+        taken = self._take(limit)
+        if not taken:
             await self._read()
-            left = deadline - self._clock.monotonic()
-            if left <= 0:
-                return []
-            await self._clock.wait(self._news, left)
+        return taken
 
     def _take(self, limit: int) -> list[Delivery]:
         taken: list[Delivery] = []

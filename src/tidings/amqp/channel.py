@@ -99,14 +99,21 @@ class Channel:
             if not future.done():
                 future.set_result(frames[-1] if len(frames) == 1 else frames)
 
+        self._call(method, callback=answered, **arguments)
+        self._waiting.add(future)
+        return await self._answer(future)
+
+    def tell(self, method: str, **arguments: Any) -> None:
+        """Call a method of pika's channel that is not answered; what is asked next raises where it was refused."""
+        self._call(method, callback=None, **arguments)
+
+    def _call(self, method: str, **arguments: Any) -> None:
         if not self.usable:
             raise self.why or Lost("the channel to RabbitMQ is closed")
         try:
-            getattr(self.raw, method)(callback=answered, **arguments)
+            getattr(self.raw, method)(**arguments)
         except pika.exceptions.AMQPError as error:
             raise Lost("the connection to RabbitMQ was lost") from error
-        self._waiting.add(future)
-        return await self._answer(future)
 
     async def _answer(self, future: asyncio.Future[Any]) -> Any:
         try:

@@ -31,12 +31,17 @@ from tidings.link import Line
 
 PERSISTENT = b"\x10\x00\x02"
 OTHER_SETTINGS, NOT_FOUND = 406, 404
+CENSUS = 3.0
+"""Seconds in which members say what is out of their parts."""
+LEAST_HEARTBEAT = 2
+"""Seconds: below, a busy machine loses connections for nothing, and each time its members begin anew."""
 
 
 class RabbitLink:
     """See Link. Its URL is `amqp://USER:PASSWORD@HOST:PORT/VHOST`, or `amqps://` for TLS; the guide names the options.
 
-    `lease` in seconds: a member that is silent for about as long is taken for dead, by heartbeats of a third of it.
+    `lease` in seconds: a member that is silent for about as long is taken for dead, by heartbeats of a third of it,
+    of two seconds at least.
     There is no going back to what a group has handled: a queue forgets what is acknowledged.
     """
 
@@ -46,7 +51,7 @@ class RabbitLink:
         self._address = parse(url)
         self._clock = clock
         self._lease = lease
-        heartbeat = self._address.heartbeat or max(1, round(lease / 3))
+        heartbeat = self._address.heartbeat or max(LEAST_HEARTBEAT, round(lease / 3))
         self.limit: int | None = None
         self.had: set[str] = set()
         self.connection = Connection(self._address, clock, heartbeat=heartbeat)
@@ -145,8 +150,10 @@ class RabbitLink:
             await channel.ask("queue_declare", queue=place.queue(part), durable=True, arguments=settings)
             settings = naming.book_settings(version)
             await channel.ask("queue_declare", queue=place.book(part), durable=True, arguments=settings)
-            for slot in range(part, SLOTS, place.parts):
-                await channel.ask("queue_bind", queue=place.queue(part), exchange=place.exchange, routing_key=str(slot))
+            *slots, last = range(part, SLOTS, place.parts)
+            for slot in slots:
+                channel.tell("queue_bind", queue=place.queue(part), exchange=place.exchange, routing_key=str(slot))
+            await channel.ask("queue_bind", queue=place.queue(part), exchange=place.exchange, routing_key=str(last))
 
     @contextlib.asynccontextmanager
     async def _channel(self) -> AsyncGenerator[Channel]:
@@ -264,7 +271,7 @@ class RabbitLink:
         return line
 
     async def lag(self, topic: str, group: str) -> Lag:
-        """See Link. How old the oldest is, is not known."""
+        """See Link. How old the oldest is, is not known; nor how many, while the broker listens to no publisher."""
         self._check()
         place = self._place(topic, group)
         try:
@@ -277,13 +284,21 @@ class RabbitLink:
             if refused.code != NOT_FOUND:
                 raise
             return Lag(None, None)
+        try:
+            async with asyncio.timeout(CENSUS):
+                out = await self._out(place)
+        except (TimeoutError, Lost):
+            return Lag(None, None)
+        return Lag(out + sum(answer.method.message_count for answer in asked), None)
+
+    async def _out(self, place: Place) -> int:
+        """How many its members have not settled, which they are asked: that is published."""
         control = await Control(self.connection.wire(), self.voice.wire(), self.mailbox(self._clock.id())).open()
         try:
             answers = await control.inquire([place.lock(part) for part in range(place.parts)], "count")
         finally:
             control.abandon()
-        ready = sum(answer.method.message_count for answer in asked)
-        return Lag(ready + sum(answer.out for answer in answers if answer is not None), None)
+        return sum(answer.out for answer in answers if answer is not None)
 
     async def seek(self, topic: str, group: str, to: Start | float) -> None:
         """See Link: always raises."""

@@ -19,7 +19,8 @@ from tidings.brokers.postgres import PostgresBroker
 from tidings.clock import Clock
 from tidings.errors import PublishFailed
 from tidings.pg import lending, log
-from tidings.pg.database import Connection, Database, Row
+from tidings.pg.connection import Connection, Row
+from tidings.pg.database import Database
 from tidings.pg.group import Group
 
 TOPIC, GROUP = "t", "g"

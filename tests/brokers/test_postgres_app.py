@@ -16,15 +16,17 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from tests.brokers.postgres_shop import TABLES, Ordered, shop
-from tidings import App, Event, Retry, Tx
+from tidings import App, Event, Retry, Sql, Tx
 from tidings.clock import Clock
 from tidings.pg.database import Database
+from tidings.pg.lent import PostgresScope, PostgresSql
 from tidings.runtime import Runtime
 from tidings.store import Table
 from tidings.stores.postgres import PostgresStore
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 40.0
+DEAD = "SELECT count(*) FROM tidings.log l JOIN tidings.topic t ON t.id = l.topic WHERE t.name = 'dead.jobs.work'"
 
 
 def rows(url: str, sql: str) -> list[Any]:
@@ -117,7 +119,57 @@ async def test_a_connection_that_is_lost_in_a_handler_is_no_failure_of_the_event
         await app.publish(Job(id="a"))
         await app.publish(Job(id="b"))
         await until(empty_database, "SELECT id FROM done ORDER BY id", [("a",), ("b",)])
-    assert rows(empty_database, "SELECT count(*) FROM tidings.log WHERE type <> 'job.made'") == [(0,)]
+    assert rows(empty_database, DEAD) == [(0,)]
+
+
+async def test_what_sql_writes_is_seen_in_its_order_by_all_that_the_handler_asks_for(empty_database: str) -> None:
+    run(empty_database, "CREATE TABLE done (id text)")
+    app = App("jobs", broker=empty_database)
+    seen: list[list[str]] = []
+
+    @app.on(Job)
+    def work(job: Job, db: Sql, session: Session) -> None:
+        db.execute("INSERT INTO done VALUES (?)", (job.id,))
+        session.execute(text("DELETE FROM done"))
+        db.executemany("INSERT INTO done VALUES (?)", [(f"{job.id}1",), (f"{job.id}2",)])
+        seen.append([id for (id,) in db.execute("SELECT id FROM done ORDER BY id")])
+
+    async with running(app):
+        await app.publish(Job(id="a"))
+        await until(empty_database, "SELECT id FROM done ORDER BY id", [("a1",), ("a2",)])
+    assert seen == [["a1", "a2"]]
+
+
+async def test_what_sql_writes_goes_to_the_server_at_the_end_of_the_handlers(empty_database: str) -> None:
+    run(empty_database, "CREATE TABLE done (id text)")
+    with contextlib.closing(Database(empty_database, Clock()).connect()) as connection:
+        db = PostgresSql(connection)
+        with PostgresScope(connection, careful=False):
+            db.execute("INSERT INTO done VALUES (?)", ("a",))
+            db.executemany("INSERT INTO done VALUES (?)", [("b",)])
+            assert rows(empty_database, "SELECT * FROM done") == []
+            assert db.execute("INSERT INTO done VALUES (?) RETURNING id", ("c",)) == [("c",)]
+            assert rows(empty_database, "SELECT * FROM done") == [("a",), ("b",), ("c",)]
+            db.execute("DELETE FROM done")
+        assert rows(empty_database, "SELECT * FROM done") == []
+        with PostgresScope(connection, careful=True):
+            db.execute("INSERT INTO done VALUES (?)", ("d",))
+            assert rows(empty_database, "SELECT * FROM done") == [("d",)]
+
+
+@pytest.mark.parametrize("values", [("x",), (object(),)], ids=["refused by the server", "no value for a server"])
+async def test_what_sql_may_not_write_is_the_failure_of_its_own_event(empty_database: str, values: Any) -> None:
+    run(empty_database, "CREATE TABLE done (id text UNIQUE); INSERT INTO done VALUES ('x')")
+    app = App("jobs", broker=empty_database)
+
+    @app.on(Job, retry=Retry(times=0))
+    def work(job: Job, db: Sql) -> None:
+        db.execute("INSERT INTO done VALUES (?)", values if job.id == "c" else (job.id,))
+
+    async with running(app):
+        await app.publish(*(Job(id=id) for id in "abcdef"))
+        await until(empty_database, "SELECT id FROM done ORDER BY id", [(id,) for id in "abdefx"])
+        await until(empty_database, DEAD, [(1,)])
 
 
 def many(db: psycopg.Connection, id: str) -> None:

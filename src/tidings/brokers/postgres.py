@@ -37,7 +37,8 @@ from tidings.errors import (
 )
 from tidings.pg import backlog, membership
 from tidings.pg import log as records
-from tidings.pg.database import Connection, Database, Row
+from tidings.pg.connection import Connection, Row
+from tidings.pg.database import Database
 from tidings.pg.group import Group
 from tidings.pg.keeper import Keeper
 from tidings.pg.reader import Reader

@@ -12,7 +12,7 @@ from tidings.brokers.postgres import FEED_OF, FORGET
 from tidings.connect import Connection
 from tidings.embedded import fence
 from tidings.moving.source import Feed, Source
-from tidings.pg.database import Connection as Database
+from tidings.pg.connection import Connection as Database
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tidings.broker import Lag
-from tidings.pg.database import Row
+from tidings.pg.connection import Row
 
 LAG = """WITH feed AS MATERIALIZED (SELECT f.id, f.topic, min(p.pos) AS low, max(p.pos) AS high
         FROM tidings.feed f JOIN tidings.position p ON p.feed = f.id

@@ -28,7 +28,7 @@ from tidings.embedded.feed import TOGETHER, TURN, Feed, Loan, suspects, watermar
 from tidings.embedded.membership import DONE, HELD, RETRY, SUSPECT
 from tidings.errors import Closed, Fenced, StorageError
 from tidings.pg import lending, membership
-from tidings.pg.database import Connection, Row
+from tidings.pg.connection import Connection, Row
 from tidings.pg.lending import LOOK, READ, Host, Mine, Outlook, Settling, behind, encoded, own
 from tidings.pg.schema import PARTS
 from tidings.pg.writer import Statement, Step

@@ -21,7 +21,8 @@ from tidings.embedded.membership import Process
 from tidings.errors import Closed, StorageBroken, StorageError
 from tidings.pg import log as records
 from tidings.pg import membership
-from tidings.pg.database import DEADLINE, Connection, Database, Row, named
+from tidings.pg.connection import Connection, Row
+from tidings.pg.database import DEADLINE, Database, named
 from tidings.pg.writer import Writer
 
 log = logging.getLogger("tidings")

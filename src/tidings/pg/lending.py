@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from tidings.broker import Delivery
 from tidings.clock import Clock
 from tidings.embedded.feed import Feed, Loan
-from tidings.pg.database import Connection, Row
+from tidings.pg.connection import Connection, Row
 from tidings.pg.packed import Smalls, blobs, longs, smalls
 from tidings.pg.writer import Step
 

@@ -9,24 +9,31 @@ import contextlib
 import functools
 import re
 from collections.abc import Generator, Iterable, Sequence
+from functools import partial
 from typing import Any, Self
 
 import psycopg
 from psycopg.pq import TransactionStatus
 
 from tidings.errors import Redo, TransactionEnded
-from tidings.pg.database import Connection
+from tidings.pg.connection import Connection
+from tidings.pg.database import lost
 
 MARKS = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|[?%]""")
 STATEMENTS = 500
 """How many translated ones are remembered."""
+WRITES = re.compile(
+    r"\s*(?:insert|update|delete|create|alter|drop)\b(?!.*\breturning\b)[^;]*$", re.IGNORECASE | re.DOTALL
+)
+"""One statement that surely gives no rows."""
 
 
 class PostgresScope:
     """See Scope. Meanwhile the connection is lent: whoever uses it cannot end the transaction.
 
     An error of the database ends what was done since the last savepoint, so one that comes without goes on in a
-    careful scope.
+    careful scope. That is why in one that is not careful what gives no rows may wait until something does, or the
+    handlers are through: all of it is one journey then.
     """
 
     def __init__(self, connection: Connection, *, careful: bool) -> None:
@@ -36,10 +43,25 @@ class PostgresScope:
 
     def __enter__(self) -> Self:
         self._connection.lend()
+        self._connection.hasty = not self._careful
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._connection.take_back()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None and not self._careful:
+                self._catch_up()
+        finally:
+            self._connection.hasty = False
+            self._connection.take_back()
+
+    def _catch_up(self) -> None:
+        connection = self._connection
+        try:
+            connection.catch_up()
+        except psycopg.Error as error:
+            if lost(error, connection):
+                raise
+            raise Redo("something that handlers have written was refused; the step runs again with care") from error
 
     def begin(self) -> None:
         """See Scope.begin."""
@@ -83,12 +105,23 @@ class PostgresSql:
 
     def execute(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
         """See Sql.execute."""
-        cursor = self._connection.execute(translated(sql), values)
+        connection = self._connection
+        if connection.hasty and WRITES.match(sql):
+            connection.used += 1
+            connection.deferred.append((partial(connection.execute, translated(sql), tuple(values)), None))
+            return []
+        cursor = connection.execute(translated(sql), values)
         return cursor.fetchall() if cursor.description else []
 
     def executemany(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
         """See Sql.executemany."""
-        self._connection.cursor().executemany(translated(sql), rows)
+        connection = self._connection
+        execute = partial(connection.cursor().executemany, translated(sql), list(rows))
+        if connection.hasty:
+            connection.used += 1
+            connection.deferred.append((execute, None))
+        else:
+            execute()
 
 
 @functools.lru_cache(STATEMENTS)
@@ -106,6 +139,7 @@ def session(connection: Connection) -> Generator[Any]:
     """A SQLAlchemy session on the transaction's connection; its own commits are savepoints."""
     from sqlalchemy.orm import Session  # noqa: PLC0415 - an extra, imported only where a handler asks for it
 
+    connection.direct()
     connection.engine = connection.engine or _engine(connection)
     with (
         connection.engine.connect() as bound,

@@ -13,7 +13,7 @@ from operator import itemgetter
 from typing import Any
 
 from tidings.broker import Start
-from tidings.pg.database import Connection
+from tidings.pg.connection import Connection
 from tidings.pg.packed import blobs, floats, smalls, texts
 
 Entry = tuple[int, int, str, str, bytes | None, float, str, bytes]

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tidings import failpoint
-from tidings.pg.database import Connection
+from tidings.pg.connection import Connection
 from tidings.pg.schema import PARTS
 
 TURN = "SELECT FROM tidings.grp WHERE id = %s FOR UPDATE"

@@ -15,7 +15,8 @@ from typing import Any
 import psycopg
 
 from tidings.errors import Closed
-from tidings.pg.database import DEADLINE, Away, Connection, Database, Row, lost, named
+from tidings.pg.connection import Connection, Row
+from tidings.pg.database import DEADLINE, Away, Database, lost, named
 
 
 class Reader:

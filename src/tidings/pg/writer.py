@@ -25,7 +25,8 @@ from psycopg.pq import TransactionStatus
 from tidings import failpoint
 from tidings.errors import Closed, CommitRefused, StorageBroken, StorageError, TidingsError
 from tidings.pg import log as records
-from tidings.pg.database import DEADLINE, Away, Connection, Database, lost, named
+from tidings.pg.connection import Connection
+from tidings.pg.database import DEADLINE, Away, Database, lost, named
 
 log = logging.getLogger("tidings")
 

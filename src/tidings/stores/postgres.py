@@ -23,7 +23,8 @@ import psycopg
 
 from tidings.errors import Closed, Conflict, NotInTransaction
 from tidings.pg import schema
-from tidings.pg.database import Connection, Database
+from tidings.pg.connection import Connection
+from tidings.pg.database import Database
 from tidings.pg.lent import PostgresScope, PostgresSql, session
 from tidings.pg.packed import blobs, longs, texts
 from tidings.pg.reader import Reader
@@ -239,7 +240,7 @@ class PostgresStore:
     def resource(self, kind: type) -> Resource | None:
         """See Store.resource: Sql, psycopg.Connection, and SQLAlchemy's Session where the extra is installed."""
         if kind is psycopg.Connection:
-            return contextlib.nullcontext
+            return lambda connection: contextlib.nullcontext(connection.direct())
         if kind is Sql:
             return lambda connection: contextlib.nullcontext(PostgresSql(connection))
         if kind.__module__.startswith("sqlalchemy.orm") and kind.__name__ == "Session":

@@ -20,10 +20,11 @@ import pytest
 
 from examples.shop.audit import ON_ORDER
 from examples.shop.history import read_orders
+from tests.cli.terminal import failed, finish
 from tests.servers.shared import require
 from tidings.cli.demo.view import duration, quantile
 from tidings.cli.demo.worker import Figures
-from tidings.dev import Nats, Server
+from tidings.dev import Nats, Server, Valkey
 from tidings.meter import SECONDS
 
 KEYS = {
@@ -201,6 +202,23 @@ def test_a_server_that_is_named_is_started_for_the_shop_and_gone_after_it(tmp_pa
     )  # fmt: skip
     assert once_each(json.loads(done.stdout.splitlines()[-1]), 20), done.stderr
     assert list(tmp_path.iterdir()) == [], "its folder, and the shop's"
+
+
+@pytest.mark.timeout(300)
+def test_a_server_that_goes_away_ends_it_with_a_sentence(tmp_path: Path) -> None:
+    require(Valkey)
+    store = tmp_path / "shop.db"
+    with Valkey() as server:
+        broker = f"--broker={server.url}{QUICK['valkey']}"
+        arguments = ["--headless", "--speed=50", "--limit=5000", broker, f"--store=sqlite:{store}"]
+        process = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        with ended(process):
+            wait_until(lambda: store.exists() and closed(store) > 5, 120.0)
+            server.stop()
+            result = finish(process)
+        assert failed(result, 1, f"redis://127.0.0.1:{server.port} broke off after ", " of 5,000 orders: ")
+        assert result.err.endswith("The shop is kept; the same command goes on.\n")
+        wait_until(lambda: not workers_of(store))
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def demo(**given: Any) -> None:
 
     Seven services, which know each other only by events, work off past orders in three processes. In the middle a
     worker is killed with kill -9. At the end the books of every service are compared with what went in. Exit code 1 if
-    anything was lost or done twice. Ctrl-C ends it; with --db it goes on the next time.
+    anything was lost or done twice, or if the server went away. Ctrl-C ends it; with --db it goes on the next time.
     """
     from tidings.cli.demo.performance import perform
     from tidings.cli.demo.place import placed

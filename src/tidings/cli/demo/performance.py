@@ -20,7 +20,9 @@ from tidings.cli.demo.play import PATIENCE, Play, Wish, staged
 from tidings.cli.demo.shop import Shop, find
 from tidings.cli.demo.view import WIDTH, View, save, shown
 from tidings.cli.main import FAILED, INTERRUPTED
-from tidings.cli.output import progress, to_json
+from tidings.cli.output import plain, progress, to_json
+from tidings.errors import BrokerError
+from tidings.moving.target import place_of
 from tidings.runtime import DRAINED
 
 PAUSE = 1.5
@@ -35,12 +37,17 @@ async def perform(options: Options, place: Place) -> int:
     past = _read(shop, options)
     wish = Wish(options.kills, options.pace, PAUSE if options.watched else 0.0)
     async with staged(shop, past, wish, place) as play:
-        if not await _run(play, options):
-            click.echo(f"Stopped after {play.feed.sent:,} of {len(play.feed.past):,}. {_how_to_go_on(place)}", err=True)
-            return INTERRUPTED
-        if play.left:
-            click.echo(f"Nothing moved for {PATIENCE:g} s; events still waiting: {to_json(play.left)}", err=True)
-        ledger, letters = await play.ledger()
+        try:
+            if not await _run(play, options):
+                click.echo(f"Stopped {_how_far(play)}. {_how_to_go_on(place)}", err=True)
+                return INTERRUPTED
+            if play.left:
+                click.echo(f"Nothing moved for {PATIENCE:g} s; events still waiting: {to_json(play.left)}", err=True)
+            ledger, letters = await play.ledger()
+        except BrokerError as error:
+            gone = f"The shop at {place_of(place.broker)} broke off {_how_far(play)} orders: {plain(str(error))}"
+            click.echo(f"{gone.rstrip('.')}. {_how_to_go_on(place)}", err=True)
+            return FAILED
     if not (options.as_json and options.headless):
         tell(ledger, letters, Console(stderr=options.as_json, highlight=False))
     if options.as_json:
@@ -55,12 +62,16 @@ def _read(shop: Shop, options: Options) -> list[Any]:
         raise click.ClickException(str(error)) from error
 
 
+def _how_far(play: Play) -> str:
+    return f"after {play.feed.sent:,} of {len(play.feed.past):,}"
+
+
 def _how_to_go_on(place: Place) -> str:
     return "The shop is kept; the same command goes on." if place.kept else "The shop was temporary."
 
 
 async def _run(play: Play, options: Options) -> bool:
-    """Play to the end, or to the first signal. Raises WorkerDied."""
+    """Play to the end, or to the first signal. Raises WorkerDied, or a BrokerError."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGINT, signal.SIGTERM):
@@ -69,12 +80,12 @@ async def _run(play: Play, options: Options) -> bool:
         async with _audience(play, options):
             return await play.run(stop)
     except BaseExceptionGroup as group:
-        raise _innermost(group) from None
+        raise _innermost(group.subgroup(BrokerError) or group) from None
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """What is wrapped in groups, where that is one error."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+    """The first of what is wrapped in groups."""
+    while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
 

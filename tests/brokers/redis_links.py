@@ -18,7 +18,7 @@ def opened(
 def silence(link: RedisLink, line: Line) -> None:
     """As SIGSTOP does: it gives no sign of life any more, and does not know that."""
     steward = line._steward  # type: ignore[attr-defined]
-    steward.cancel()
+    steward.stop()
+    steward._tending = None
     line._ears.close()  # type: ignore[attr-defined]
     link._lines.pop(line)
-    line._steward = None  # type: ignore[attr-defined]

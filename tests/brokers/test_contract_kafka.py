@@ -2,20 +2,25 @@
 
 import asyncio
 import itertools
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from tests.brokers.linked_site import ABLE, LEASE, SLOW_START, LinkedSite, blows, config, each, with_a_store
+from tests.brokers.linked_site import (
+    ABLE,
+    LEASE,
+    NOTHING,
+    SLOW_START,
+    Beside,
+    LinkedSite,
+    blows,
+    config,
+    each,
+    with_a_store,
+)
 from tidings.brokers.kafka import KafkaLink
 from tidings.clock import Clock
 from tidings.dev import Kafka
-from tidings.embedded.database import Database
-from tidings.store import Store
-from tidings.storeless import Storeless
-from tidings.stores.sqlite import SqliteStore
 from tidings.testing import contract
 from tidings.testing.checks.server import TOPIC
 from tidings.testing.contract import Check, Server
@@ -32,7 +37,7 @@ async def silence(link: KafkaLink) -> None:
         line._pump.silent = True
 
 
-def site(server: Kafka, store: Callable[[], Store], path: str | None = None) -> Server:
+def site(server: Kafka, beside: Beside) -> Server:
     """A prefix of its own on the server."""
     prefix = f"contract{next(NUMBERS)}."
     url = f"{server.url}?prefix={prefix}&partitions=4&partitioner=murmur2"
@@ -41,18 +46,18 @@ def site(server: Kafka, store: Callable[[], Store], path: str | None = None) -> 
         admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{server.port}"})
         admin.delete_topics([prefix + TOPIC])[prefix + TOPIC].result()
 
-    site = LinkedSite(lambda: KafkaLink(url, Clock(), lease=LEASE, keep=FOREVER), store, silence, lease=2 * LEASE)
-    return site.server(config=config(url, path), remove=lambda: asyncio.to_thread(remove), **blows(server))
+    site = LinkedSite(
+        lambda: KafkaLink(url, Clock(), lease=LEASE, keep=FOREVER), beside.store, silence, lease=2 * LEASE
+    )
+    return site.server(config=config(url, beside.url), remove=lambda: asyncio.to_thread(remove), **blows(server))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("check", contract.checks(KafkaLink.features), ids=lambda check: check.name)
 async def test_the_contract_without_a_store(check: Check, kafka_server: Kafka) -> None:
-    await check.run(site(kafka_server, Storeless))
+    await check.run(site(kafka_server, NOTHING))
 
 
 @each(CHECKS, slow=SLOW_START)
-async def test_the_contract_with_a_store(check: Check, kafka_server: Kafka, tmp_path: Path) -> None:
-    path = tmp_path / "store.db"
-    rows = Database(path)
-    await check.run(site(kafka_server, lambda: SqliteStore(rows), f"sqlite:{path}"))
+async def test_the_contract_with_a_store(check: Check, kafka_server: Kafka, rows: Beside) -> None:
+    await check.run(site(kafka_server, rows))

@@ -20,8 +20,8 @@ CHECKS = with_a_store(RedisLink.features, ABLE)
 async def silence(link: RedisLink) -> None:
     """As a kill does: the connection ends, no sign of life comes any more and nothing is given back."""
     for line in list(link._lines):
-        if isinstance(line, GroupLine) and line._steward is not None:
-            line._steward.cancel()
+        if isinstance(line, GroupLine):
+            line._steward.stop()
             line._ears.close()
     await link._connection.close()
 

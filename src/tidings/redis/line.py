@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 
 from tidings.broker import Delivery
 from tidings.clock import Clock
-from tidings.errors import BrokerError, Closed, Fenced
+from tidings.errors import BrokerError, Fenced
 from tidings.redis import scripts
 from tidings.redis.connection import Connection, Dialer
 from tidings.redis.ears import Ears
@@ -23,6 +23,7 @@ from tidings.redis.naming import Place
 from tidings.redis.part import Entry, Part, oldest_first
 from tidings.redis.standing import Sight, Standing
 from tidings.roster import Life, claimable, going, let_go, share
+from tidings.steward import Steward
 
 log = logging.getLogger("tidings")
 
@@ -51,14 +52,12 @@ class GroupLine:
         self._whose: dict[int, Part] = {}  # beside it: pairs of the two would be looked through by every collection
         self._writing = asyncio.Lock()
         self._news = asyncio.Event()
-        self._stir = asyncio.Event()
         self._ears = Ears(dialer, clock, self._heard, self._news.set)
         self._era = 0
         self._fenced = ""
-        self._closed = False
-        self._trouble: BrokerError | None = None
-        self._steward: asyncio.Task[None] | None = None
-        self._leaving: asyncio.Task[None] | None = None
+        self._steward = Steward(
+            "a member of a group on Redis", clock, tend=self._tend, every=min(lease / 3, TICK), again=AGAIN
+        )
 
     async def open(self) -> None:
         """Take a share of the parts."""
@@ -67,7 +66,7 @@ class GroupLine:
         except BaseException:
             await self.close()
             raise
-        self._steward = asyncio.create_task(self._keep_tending(), name="redis-member")
+        self._steward.start()
 
     # -- lending and settling
 
@@ -89,22 +88,16 @@ class GroupLine:
                     if self._news.is_set() and any(part.buffer for part in self._parts()):
                         continue
             if left <= 0:
-                if self._trouble is not None:
-                    raise self._trouble
+                if self._steward.trouble is not None:
+                    raise self._steward.trouble
                 return []
             await self._clock.wait(self._news, left)
 
     def _check(self) -> None:
-        self._check_open()
-        if self._steward is not None and self._steward.done():
-            self._steward.result()
+        self._steward.check()
         if self._fenced:
             why, self._fenced = self._fenced, ""
             raise Fenced(why)
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise Closed("this member has left its group")
 
     def _parts(self) -> list[Part]:
         return [part for standing in self._standings for part in standing.parts.values()]
@@ -121,7 +114,7 @@ class GroupLine:
     def _heard(self, stream: bytes, behind: bytes, entries: list[Entry]) -> None:
         if (rung := self._bells.get(stream)) is not None:
             rung.bell = entries[-1][0]
-            self._stir.set()
+            self._steward.stir()
             return
         for part in self._parts():
             if part.stream == stream and part.read == behind and entries:
@@ -177,14 +170,14 @@ class GroupLine:
         for standing, (rung, lost) in zip(lasts, answers, strict=True):
             if rung != standing.rung:
                 standing.rung = rung
-                self._stir.set()
+                self._steward.stir()
             if lost:
                 self._fence(standing, lost)
                 raise Fenced(LOST)
 
     async def done(self, deliveries: Sequence[Delivery]) -> None:
         """See Line."""
-        self._check_open()
+        self._steward.check_open()
         if self._fenced and any(each.receipt not in self._out for each in deliveries):
             raise Fenced(self._fenced)  # fetch will tell it, too
         mine = dict.fromkeys([each.receipt for each in deliveries if each.receipt in self._out])
@@ -195,7 +188,7 @@ class GroupLine:
         if era != self._era:
             raise Fenced(LOST)
         if any(part.leaving is not None and not part.pending for part in self._parts()):
-            self._stir.set()
+            self._steward.stir()
 
     async def _write(self) -> None:
         """On return all that is done is written. Raises Fenced."""
@@ -238,27 +231,13 @@ class GroupLine:
         self._ears.close()
         self._era += 1
         self._news.set()
-        self._stir.set()
+        self._steward.stir()
 
     # -- the share
 
     def look(self) -> None:
         """Something may have changed: look at the group."""
-        self._stir.set()
-
-    async def _keep_tending(self) -> None:
-        while True:
-            await self._clock.wait(self._stir, AGAIN if self._trouble is not None else min(self._lease / 3, TICK))
-            self._stir.clear()
-            try:
-                await self._tend()
-                self._trouble = None
-            except Fenced:
-                self._stir.set()
-            except BrokerError as error:
-                if self._trouble is None:
-                    log.warning("a member of a group on Redis: %s", error)
-                self._trouble = error
+        self._steward.stir()
 
     async def _tend(self) -> None:
         wire = self._connection.wire()
@@ -342,17 +321,11 @@ class GroupLine:
 
     async def close(self) -> None:
         """See Line. Who is cancelled while it waits leaves all the same."""
-        if self._leaving is None:
-            self._closed = True
-            self._ears.shut()
-            self._news.set()
-            self._leaving = asyncio.create_task(self._leave(), name="redis-leaving")
-        await asyncio.shield(self._leaving)
+        self._ears.shut()
+        self._news.set()
+        await self._steward.leave(self._leave)
 
     async def _leave(self) -> None:
-        if self._steward is not None:
-            self._steward.cancel()
-            await asyncio.wait([self._steward])
         with contextlib.suppress(BrokerError):
             await self._write()
         with contextlib.suppress(BrokerError):

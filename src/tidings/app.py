@@ -167,6 +167,12 @@ class App:
 
     async def start(self) -> list[Worker]:
         """Bind every handler and join its group; returns the workers, to be run. Raises a DefinitionError."""
+        for worker in await self.staff():
+            await worker.open()
+        return self.workers
+
+    async def staff(self) -> list[Worker]:
+        """Bind every handler; returns the workers, which are in no group yet. Raises a DefinitionError."""
         bounds = await self.bind()
         assert self.connection is not None
         broker, store = self.connection
@@ -178,7 +184,6 @@ class App:
             worker.inquest = self.inquest
             if (isolation := worker.bound.options.isolate) is not None:
                 worker.cell = Cell(isolation, self._home_of(worker.bound.name))
-            await worker.open()
         return self.workers
 
     async def bind(self, names: Collection[str] | None = None) -> list[Bound]:

@@ -19,7 +19,7 @@ from tidings.clock import Clock
 from tidings.config import Config, load
 from tidings.connect import Connection, connect
 from tidings.errors import Closed, Unreachable
-from tidings.worker import Worker
+from tidings.worker import Worker, join_all
 
 log = logging.getLogger("tidings")
 
@@ -77,7 +77,8 @@ class Runtime:
                 self._connections[at] = connection
             await app.open(self._connections[at], config)
         for app in self.apps:
-            self.workers += await app.start()
+            self.workers += await app.staff()
+        await join_all(self.workers)
 
     def start(self) -> None:
         """Begin to work."""

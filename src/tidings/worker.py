@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any
@@ -459,3 +459,13 @@ def _lane(worker: Worker) -> Lane:
     if worker.bound.mode is Mode.THREAD:
         return ThreadLane(worker)
     return LoopListLane(worker) if worker.bound.takes_list else LoopLane(worker)
+
+
+async def join_all(workers: Iterable[Worker]) -> None:
+    """Open these beside each other: a server takes its time for each. Raises what the first that failed has raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for worker in workers:
+                group.create_task(worker.open(), name=f"{worker.bound.name} joins")
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None

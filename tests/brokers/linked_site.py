@@ -97,6 +97,11 @@ def rows_in(folder: Path) -> Beside:
     return Beside(lambda: SqliteStore(rows), f"sqlite:{rows.path}")
 
 
+def offered(server: dev.Server, url: str, beside: Beside) -> dict[str, Any]:
+    """What the contract may do to a server of our own, and where a member in another process connects."""
+    return {"config": config(url, beside.url), **blows(server)}
+
+
 class LinkedSite:
     """Connections of a new `link()` and `store()` each. `silence(link)` makes one say nothing more, as a kill does."""
 

@@ -6,18 +6,7 @@ import itertools
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from tests.brokers.linked_site import (
-    ABLE,
-    LEASE,
-    NOTHING,
-    SLOW_START,
-    Beside,
-    LinkedSite,
-    blows,
-    config,
-    each,
-    with_a_store,
-)
+from tests.brokers.linked_site import ABLE, LEASE, NOTHING, SLOW_START, Beside, LinkedSite, each, offered, with_a_store
 from tidings.brokers.kafka import KafkaLink
 from tidings.clock import Clock
 from tidings.dev import Kafka
@@ -49,7 +38,7 @@ def site(server: Kafka, beside: Beside) -> Server:
     site = LinkedSite(
         lambda: KafkaLink(url, Clock(), lease=LEASE, keep=FOREVER), beside.store, silence, lease=2 * LEASE
     )
-    return site.server(config=config(url, beside.url), remove=lambda: asyncio.to_thread(remove), **blows(server))
+    return site.server(remove=lambda: asyncio.to_thread(remove), **offered(server, url, beside))
 
 
 @pytest.mark.slow

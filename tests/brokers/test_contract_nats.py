@@ -5,7 +5,7 @@ import itertools
 import nats
 import pytest
 
-from tests.brokers.linked_site import ABLE, LEASE, NOTHING, Beside, LinkedSite, blows, config, each, with_a_store
+from tests.brokers.linked_site import ABLE, LEASE, NOTHING, Beside, LinkedSite, each, offered, with_a_store
 from tidings.brokers.nats import NatsLink
 from tidings.clock import Clock
 from tidings.dev import Nats
@@ -39,7 +39,7 @@ def site(server: Nats, beside: Beside) -> Server:
         await plain.close()
 
     site = LinkedSite(lambda: NatsLink(url, Clock(), lease=LEASE), beside.store, silence, lease=LEASE)
-    return site.server(config=config(url, beside.url), remove=remove, **blows(server))
+    return site.server(remove=remove, **offered(server, url, beside))
 
 
 @pytest.mark.parametrize("check", contract.checks(NatsLink.features), ids=lambda check: check.name)

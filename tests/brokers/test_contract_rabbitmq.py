@@ -6,18 +6,7 @@ import itertools
 import pika
 import pytest
 
-from tests.brokers.linked_site import (
-    ABLE,
-    LEASE,
-    NOTHING,
-    SLOW_START,
-    Beside,
-    LinkedSite,
-    blows,
-    config,
-    each,
-    with_a_store,
-)
+from tests.brokers.linked_site import ABLE, LEASE, NOTHING, SLOW_START, Beside, LinkedSite, each, offered, with_a_store
 from tidings.amqp.line import GroupLine
 from tidings.brokers.rabbitmq import RabbitLink
 from tidings.clock import Clock
@@ -62,13 +51,13 @@ def site(server: RabbitMQ, beside: Beside) -> Server:
             for part in range(place.parts):
                 channel.queue_delete(place.queue(part))
 
-    given = blows(server)
+    given = offered(server, url, beside)
 
     async def kill() -> None:
         await asyncio.sleep(ON_DISK)
         await given["kill"]()
 
-    more = {"config": config(url, beside.url), "remove": lambda: asyncio.to_thread(remove), **given, "kill": kill}
+    more = {"remove": lambda: asyncio.to_thread(remove), **given, "kill": kill}
     return LinkedSite(link, beside.store, silence, lease=LEASE).server(**more)
 
 

@@ -5,7 +5,7 @@ import itertools
 import pytest
 from redis import asyncio as plain
 
-from tests.brokers.linked_site import ABLE, LEASE, NOTHING, Beside, LinkedSite, blows, config, each, with_a_store
+from tests.brokers.linked_site import ABLE, LEASE, NOTHING, Beside, LinkedSite, each, offered, with_a_store
 from tidings.brokers.redis import RedisLink
 from tidings.clock import Clock
 from tidings.dev import Valkey
@@ -37,7 +37,7 @@ def site(server: Valkey, beside: Beside) -> Server:
         await client.aclose()
 
     site = LinkedSite(lambda: RedisLink(url, Clock(), lease=LEASE), beside.store, silence, lease=LEASE)
-    return site.server(config=config(url, beside.url), remove=remove, **blows(server))
+    return site.server(remove=remove, **offered(server, url, beside))
 
 
 @pytest.mark.parametrize("check", contract.checks(RedisLink.features), ids=lambda check: check.name)

@@ -53,6 +53,17 @@ async def test_publishing_during_an_outage_says_what_is_unsent_and_works_afterwa
         await link.publish(records(5, prefix="late"))
 
 
+async def test_what_is_asked_now_and_then_does_not_dial_while_all_brokers_are_away(mock: MockKafka) -> None:
+    async with linked(mock.url) as link:
+        link._sticker.get()
+        mock.down(1)
+        async with asyncio.timeout(60):
+            while link._admin._client or link._sticker._client:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.05)
+        mock.up(1)
+        assert await asyncio.to_thread(link._offsets.edge, "order", range(4), 1e12) == dict.fromkeys(range(4), 0)
+
+
 async def test_a_full_queue_is_waited_for(mock: MockKafka) -> None:
     async with linked(mock.url, "queue.buffering.max.messages=10") as link:
         await asyncio.gather(*(link.publish(records(300, prefix=f"{number}-")) for number in range(3)))

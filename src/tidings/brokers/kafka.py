@@ -13,7 +13,8 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TypeVar
+from math import inf
+from typing import TypeVar, cast
 
 from tidings.broker import Feature, Lag, Record, Start
 from tidings.clock import Clock
@@ -32,6 +33,7 @@ from tidings.kafka.offsets import ANSWER, NOWHERE, RESERVED, Offsets, Topic, che
 from tidings.kafka.publisher import Publisher, Told
 from tidings.kafka.pump import Place
 from tidings.kafka.settings import AWAY, SOON, Settings, broker_error, made
+from tidings.kafka.spare import Spare
 from tidings.kafka.wire import Wire
 
 log = logging.getLogger("tidings")
@@ -43,6 +45,8 @@ USUAL_LIMIT = 1_048_588
 VIEW = "tidings-view"
 LOOK = 1.0
 """Seconds between two looks for notes."""
+AWHILE = 5.0
+"""Seconds after which a producer that says no more that all brokers are down has found one."""
 GLANCE = 0.5
 REFUSED = 3.0
 """Seconds in which servers that refuse are tried again: each may have another address, or be just coming."""
@@ -78,6 +82,7 @@ class KafkaLink:
         self.prefix = self._settings.prefix
         self._topics: dict[str, int] = {}
         self._known: dict[str, Known] = {}
+        self._away = -inf
         self._lines: dict[KafkaLine, None] = {}
         self._publisher: Publisher | None = None
 
@@ -95,12 +100,14 @@ class KafkaLink:
         except BaseException:
             self._threads.shutdown(wait=False)
             raise
-        self._offsets = Offsets(admin, self._consumer)
+        self._admin = Spare(lambda: cast(AdminClient, made(AdminClient, self._settings.client())), admin)
+        self._sticker = Spare(partial(self._consumer, self.prefix + GROUP))
+        self._offsets, self._notes = Offsets(self._admin, self._consumer), Notes(self._sticker)
         self.limit = USUAL_LIMIT - RESERVED
         patience = 2 * float(self._settings.producer()["message.timeout.ms"]) / 1000
-        self._notes = Notes(self._consumer(self.prefix + GROUP))
         self._looker = asyncio.create_task(self._look(), name="tidings-kafka-notes")
-        self._publisher = Publisher(lambda: made(Producer, self._settings.producer()), self._describe, patience)
+        config = self._settings.producer() | {"error_cb": self._hear}
+        self._publisher = Publisher(lambda: made(Producer, config), self._describe, patience)
 
     async def _reach(self, admin: AdminClient, said: Collection[KafkaError]) -> None:
         """Wait for an answer; `said` is what the client tells meanwhile, which it does when it is polled."""
@@ -128,8 +135,16 @@ class KafkaLink:
         await publisher.close(FLUSH)
         self._looker.cancel()
         await asyncio.wait([self._looker])
-        await asyncio.get_running_loop().run_in_executor(self._threads, self._notes.close)
+        for spare in (self._admin, self._sticker):
+            await asyncio.get_running_loop().run_in_executor(self._threads, spare.give_up)
         self._threads.shutdown(wait=False)
+
+    def _hear(self, error: KafkaError) -> None:
+        """From the producer's thread, every two seconds while all brokers are down."""
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:
+            self._away = self.clock.monotonic()
+            self._admin.give_up()
+            self._sticker.give_up()
 
     def forget(self, line: KafkaLine) -> None:
         """It is closed."""
@@ -289,6 +304,8 @@ class KafkaLink:
         """Look whether the topics are still there, and for notes."""
         while True:
             await self.clock.sleep(LOOK)
+            if self.clock.monotonic() - self._away < AWHILE:
+                continue
             try:
                 await self._look_for_topics()
                 await self._look_for_notes()

@@ -15,6 +15,7 @@ from confluent_kafka import Consumer, TopicPartition
 from tidings.kafka.ledger import ROOM
 from tidings.kafka.offsets import ANSWER, Topic, checked
 from tidings.kafka.pump import Place
+from tidings.kafka.spare import Spare
 
 GROUP = "tidings.seek"
 FORM = re.compile(r"(\S+) (\d+) (.+)")
@@ -34,12 +35,12 @@ Said = dict[Place, dict[str, Note]]
 class Notes:
     """What lies on a cluster. Blocking, for a thread. Raises KafkaException."""
 
-    def __init__(self, consumer: Consumer) -> None:
+    def __init__(self, consumer: Spare[Consumer]) -> None:
         self._consumer = consumer
 
     def read(self, places: Sequence[Place]) -> Said:
         """The notes on these partitions."""
-        found = self._consumer.committed([TopicPartition(*place) for place in places], timeout=ANSWER)
+        found = self._consumer.get().committed([TopicPartition(*place) for place in places], timeout=ANSWER)
         return {(each.topic, each.partition): parsed(checked(each).metadata or "") for each in found}
 
     def begin(self, groups: Iterable[str], topic: str, made: Topic) -> None:
@@ -59,12 +60,8 @@ class Notes:
             while len(told(notes)) > ROOM:
                 del notes[next(iter(notes))]
             places.append(TopicPartition(topic, number, 0, told(notes)))
-        for each in self._consumer.commit(offsets=places, asynchronous=False) or ():
+        for each in self._consumer.get().commit(offsets=places, asynchronous=False) or ():
             checked(each)
-
-    def close(self) -> None:
-        """Disconnect."""
-        self._consumer.close()
 
 
 def parsed(text: str) -> dict[str, Note]:

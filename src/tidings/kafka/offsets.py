@@ -16,6 +16,7 @@ from confluent_kafka.cimpl import OFFSET_SPEC_EARLIEST, OFFSET_SPEC_LATEST, NewT
 
 from tidings.broker import Start
 from tidings.kafka.ledger import Ledger
+from tidings.kafka.spare import Spare
 
 SPECS = {Start.EARLIEST: OFFSET_SPEC_EARLIEST, Start.LATEST: OFFSET_SPEC_LATEST}
 ANSWER = 10.0
@@ -37,13 +38,13 @@ NOWHERE = Topic("", ())
 class Offsets:
     """Questions to one cluster. Raises KafkaException."""
 
-    def __init__(self, admin: AdminClient, consumer: Callable[[str], Consumer]) -> None:
+    def __init__(self, admin: Spare[AdminClient], consumer: Callable[[str], Consumer]) -> None:
         self._admin = admin
         self._consumer = consumer
 
     def topics(self, names: Sequence[str]) -> dict[str, Topic]:
         """All of these."""
-        asked = self._admin.describe_topics(TopicCollection(list(names)), request_timeout=ANSWER) if names else {}
+        asked = self._admin.get().describe_topics(TopicCollection(list(names)), request_timeout=ANSWER) if names else {}
         return {name: described(told) for name, told in asked.items()}
 
     def topic(self, name: str) -> Topic:
@@ -62,7 +63,7 @@ class Offsets:
         config = {} if keep is None else {"retention.ms": "-1" if keep == float("inf") else str(int(keep * 1000))}
         new = NewTopic(name, partitions, replication, config=config)
         try:
-            self._admin.create_topics([new], operation_timeout=ANSWER, request_timeout=ANSWER)[name].result()
+            self._admin.get().create_topics([new], operation_timeout=ANSWER, request_timeout=ANSWER)[name].result()
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise
@@ -71,7 +72,7 @@ class Offsets:
         """The limit of a message on this topic, in bytes; None where Kafka does not say."""
         resource = ConfigResource(ConfigResource.Type.TOPIC, name)
         try:
-            told = self._admin.describe_configs([resource], request_timeout=ANSWER)[resource].result()
+            told = self._admin.get().describe_configs([resource], request_timeout=ANSWER)[resource].result()
         except KafkaException:
             return None
         return int(told["max.message.bytes"].value)
@@ -79,7 +80,7 @@ class Offsets:
     def edge(self, topic: str, partitions: Sequence[int], start: Start | float) -> dict[int, int]:
         """The offsets of the beginning, the end, or the first record that is not before a time."""
         spec = cast(Any, OffsetSpec)(SPECS[start] if isinstance(start, Start) else max(int(start * 1000), 0))
-        asked = self._admin.list_offsets(
+        asked = self._admin.get().list_offsets(
             {TopicPartition(topic, number): spec for number in partitions}, request_timeout=ANSWER
         )
         found = {each.partition: told.result().offset for each, told in asked.items()}

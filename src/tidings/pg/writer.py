@@ -38,7 +38,7 @@ BUSY_WAIT = 10.0
 LOOK = 0.5
 AGAIN = 0.25
 """Seconds after which appends are tried again that found no server."""
-HINT_EVERY = 0.005
+HINT_EVERY = 0.002
 """Seconds between two hints to other processes."""
 DELAYED = 0
 """Stands for a topic where delayed records have come."""

@@ -209,7 +209,7 @@ async def test_what_is_stuck_is_named(app: App) -> None:
     async def hang(ordered: Ordered) -> None:
         await asyncio.Event().wait()
 
-    async with Kit(app, patience=0.5) as kit:
+    async with Kit(app, patience=2.0) as kit:
         await kit.publish(Ordered(order="o1"), Ordered(order="o1"))
         with pytest.raises(
             AssertionError, match=r"2 to do for shop\.hang; shop\.hang is handling order\.created .*'o1'"

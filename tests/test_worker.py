@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.running import rows, settled, url
-from tidings import App, Delivery, Event, HandlerTimeout, ItemsFailed, Record, Retry, Start, Tx
+from tidings import App, Delivery, Event, HandlerTimeout, ItemsFailed, Record, Retry, Start, Tx, worker
 from tidings.clock import Clock
 from tidings.dead import topic_of
 from tidings.embedded import database
@@ -519,7 +519,10 @@ class Patient(Clock):
         return seconds > 0 and await event.wait()
 
 
-async def test_acknowledgements_wait_a_moment_for_each_other_and_nothing_waits_for_them(tmp_path: Path) -> None:
+async def test_acknowledgements_wait_a_moment_for_each_other_and_nothing_waits_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "PACE", 60.0)  # a moment that is not over on a slow machine
     heard: list[int] = []
     app = App("shop", url(tmp_path), clock=Patient())
 

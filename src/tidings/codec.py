@@ -50,7 +50,7 @@ class Codec:
     ) -> None:  # fmt: skip
         self._source = source
         self._clock = clock
-        self._encoding = encoding
+        self._encoding: Encoding = encoding
         self._limit = limit
         self._trace = trace
         self._wires: dict[type, Wire] = {}

@@ -24,7 +24,7 @@ from tidings.pg.database import Database
 from tidings.pg.group import Group
 
 TOPIC, GROUP = "t", "g"
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 def opened(url: str, lease: float = 30.0) -> contextlib.AbstractAsyncContextManager[PostgresBroker]:

@@ -25,7 +25,7 @@ from tidings.store import Table
 from tidings.stores.postgres import PostgresStore
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 40.0
+PATIENCE = 60.0
 DEAD = "SELECT count(*) FROM tidings.log l JOIN tidings.topic t ON t.id = l.topic WHERE t.name = 'dead.jobs.work'"
 
 

@@ -76,7 +76,7 @@ async def settled(app: App, topic: str, handler: str) -> None:
 
 async def idle(worker: Worker) -> None:
     """Wait until the worker counts nothing as in flight: the file has the last commit before the worker knows it."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while worker.meter.in_flight:  # noqa: ASYNC110 - it sets no event
             await asyncio.sleep(0.001)
 

@@ -8,7 +8,6 @@ sent is written at once. A connection that is lost is not mended: another one is
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
 from collections.abc import Callable, Sequence
@@ -158,9 +157,13 @@ class Wire(Client):
 
     async def _close(self, status: int, do_cbs: bool = True) -> None:
         self._end()
-        with contextlib.suppress(TimeoutError, OSError):
+        writer = self._writer
+        try:
             async with asyncio.timeout(FAREWELL):  # a peer that is silent must not keep us
                 await super()._close(status, do_cbs)
+        except (TimeoutError, OSError):
+            if writer is not None:
+                writer.transport.abort()
 
     def _end(self) -> None:
         lost, self._lost = self._lost, None
@@ -185,6 +188,10 @@ class Wire(Client):
         """Whether the server has JetStream, though it may not answer just now."""
         return bool(self._server_info.get("jetstream"))
 
+    @property
+    def _writer(self) -> asyncio.StreamWriter | None:
+        return getattr(self._transport, "_io_writer", None)
+
     def listen(self, subject: bytes, sink: Sink) -> bytes:
         """Have messages on this subject brought to `sink`; returns what `deafen` takes."""
         name = b"%d" % next(self._names)
@@ -200,7 +207,7 @@ class Wire(Client):
 
     def post(self, frames: bytes) -> None:
         """Write this, without waiting for the peer. For what is small."""
-        writer: asyncio.StreamWriter | None = getattr(self._transport, "_io_writer", None)
+        writer = self._writer
         if not self.is_connected or writer is None:
             raise Lost("the connection to the NATS server is lost")
         if not writer.is_closing():  # else the client is told of it next, and asyncio would log each try

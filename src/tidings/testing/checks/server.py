@@ -15,7 +15,7 @@ from tidings.config import Config
 from tidings.errors import BrokerError, Closed, Fenced
 from tidings.store import Store
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Real seconds until what has to come is taken for lost."""
 QUIET = 0.3
 """Seconds of the server's clock in which nothing may come."""

@@ -11,4 +11,4 @@ from tidings.chaos.embedded import Embedded
 def pending(database: Path) -> int:
     """How many deliveries are still to be settled."""
     with contextlib.closing(Embedded(f"sqlite:{database}")) as site:
-        return site.look().pending
+        return site.pending()

@@ -65,10 +65,14 @@ class Embedded:
         self.books.prepare()
         await self._connection.close()
 
+    def pending(self) -> int:
+        """How many deliveries are not settled."""
+        ((found,),) = self.books.read(PENDING)
+        return int(found)
+
     def look(self) -> Look:
         """See Site.look."""
-        ((pending,),) = self.books.read(PENDING)
-        return Look(pending, count(self.books), *self.books.sizes())
+        return Look(self.pending(), count(self.books), *self.books.sizes())
 
     def dead(self) -> Iterator[tuple[str, str, int]]:
         """See Site.dead."""

@@ -257,7 +257,7 @@ def parts_that_could_not_be_claimed_are_left(patch: Patch) -> None:
     patch.setattr(Group, "rebalance", rebalance)
 
 
-@bug(plan=contested.PLAN)
+@bug(seeds=160, plan=contested.PLAN)
 def who_leaves_settles_what_it_has_not_handled(patch: Patch) -> None:
     def hand_over(connection: Any, member: int, lent: Any, *, died: bool) -> None:
         with pytest.MonkeyPatch.context() as orderly:

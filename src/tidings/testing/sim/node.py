@@ -34,7 +34,7 @@ from tidings.testing.clock import START
 from tidings.testing.sim.files import WRITER, Left, SimDatabase, leave
 from tidings.testing.sim.loop import OWNER, SimLoop
 from tidings.testing.sim.tape import Tape
-from tidings.worker import Worker
+from tidings.worker import Worker, join_all
 
 COMMIT = 0.001
 """Virtual seconds that a commit takes."""
@@ -365,7 +365,8 @@ class Process:
         try:
             await self.open()
             for app in self.apps:
-                self.workers += await app.start()
+                self.workers += await app.staff()
+            await join_all(self.workers)
             self._tasks = [asyncio.create_task(worker.run(), name=worker.bound.name) for worker in self.workers]
             self.ready = True
             done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -7,7 +7,8 @@ import time
 from collections.abc import AsyncGenerator, Iterator
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
 
 from tests.brokers.test_kafka import GROUP, ids, records, take
 from tidings.broker import Record
@@ -16,8 +17,10 @@ from tidings.clock import Clock
 from tidings.dev import Kafka, MockKafka
 from tidings.dev.server import free_port
 from tidings.errors import BrokerError, Closed, ConfigError, InvalidEvent, PublishFailed, Unreachable
-from tidings.kafka.offsets import ANSWER
+from tidings.kafka import offsets
+from tidings.kafka.offsets import ANSWER, Offsets
 from tidings.kafka.settings import broker_error
+from tidings.kafka.spare import Spare
 
 PRODUCE, TOPIC_AUTHORIZATION_FAILED = 0, 29
 INIT_PRODUCER_ID, CLUSTER_AUTHORIZATION_FAILED = 22, 31
@@ -171,3 +174,25 @@ async def test_servers_that_refuse_are_not_waited_for_as_long_as_those_that_say_
     with pytest.raises(Unreachable, match="cannot be reached"):
         await link.open()
     assert time.monotonic() - began < ANSWER
+
+
+async def test_who_has_asked_is_answered_though_the_client_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offsets, "ANSWER", 1.0)
+    asked = asyncio.Event()
+
+    async def hear(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        asked.set()
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(hear, "127.0.0.1", 0) as silent:
+        port = silent.sockets[0].getsockname()[1]
+        spare = Spare(lambda: AdminClient({"bootstrap.servers": f"127.0.0.1:{port}", "log_level": 0}))
+        questions = Offsets(spare, lambda group: Consumer({"group.id": group}))
+        asking = asyncio.create_task(asyncio.to_thread(questions.topic, "t"))
+        await asked.wait()
+        await asyncio.to_thread(spare.give_up)
+        async with asyncio.timeout(60):
+            with pytest.raises(KafkaException):
+                await asking

@@ -1,6 +1,7 @@
 """Plain clients that write to a server and read all of it back, to see what a fault leaves."""
 
 import asyncio
+import time
 import uuid
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -124,12 +125,24 @@ class KafkaWitness(Witness):
         producer.flush(30)
         assert errors == [None]
 
+    @staticmethod
+    def _end(consumer: confluent_kafka.Consumer, part: confluent_kafka.TopicPartition) -> int:
+        """A server that was killed answers for a while before it leads what it has."""
+        until = time.monotonic() + 60.0
+        while True:
+            try:
+                return consumer.get_watermark_offsets(part, timeout=30)[1]
+            except confluent_kafka.KafkaException:
+                if time.monotonic() > until:
+                    raise
+            time.sleep(0.1)
+
     def _read(self) -> list[bytes]:
         consumer = confluent_kafka.Consumer(self._settings | {"group.id": self.name})
         try:
             part = confluent_kafka.TopicPartition(self.name, 0, 0)
             consumer.assign([part])
-            _, end = consumer.get_watermark_offsets(part, timeout=30)
+            end = self._end(consumer, part)
             return [message.value() for message in consumer.consume(end, timeout=30)]
         finally:
             consumer.close()

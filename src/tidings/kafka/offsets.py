@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -18,6 +18,7 @@ from tidings.broker import Start
 from tidings.kafka.ledger import Ledger
 from tidings.kafka.spare import Spare
 
+T = TypeVar("T")
 SPECS = {Start.EARLIEST: OFFSET_SPEC_EARLIEST, Start.LATEST: OFFSET_SPEC_LATEST}
 ANSWER = 10.0
 """Seconds that Kafka has for an answer."""
@@ -36,7 +37,10 @@ NOWHERE = Topic("", ())
 
 
 class Offsets:
-    """Questions to one cluster. Raises KafkaException."""
+    """Questions to one cluster. Raises KafkaException.
+
+    Each holds on to the client until it has its answer: of a client that is given up, none would come.
+    """
 
     def __init__(self, admin: Spare[AdminClient], consumer: Callable[[str], Consumer]) -> None:
         self._admin = admin
@@ -44,7 +48,8 @@ class Offsets:
 
     def topics(self, names: Sequence[str]) -> dict[str, Topic]:
         """All of these."""
-        asked = self._admin.get().describe_topics(TopicCollection(list(names)), request_timeout=ANSWER) if names else {}
+        admin = self._admin.get()
+        asked = admin.describe_topics(TopicCollection(list(names)), request_timeout=ANSWER) if names else {}
         return {name: described(told) for name, told in asked.items()}
 
     def topic(self, name: str) -> Topic:
@@ -62,8 +67,9 @@ class Offsets:
         """Make a topic, unless somebody else just did. `keep` in seconds, infinite for ever."""
         config = {} if keep is None else {"retention.ms": "-1" if keep == float("inf") else str(int(keep * 1000))}
         new = NewTopic(name, partitions, replication, config=config)
+        admin = self._admin.get()
         try:
-            self._admin.get().create_topics([new], operation_timeout=ANSWER, request_timeout=ANSWER)[name].result()
+            answer(admin.create_topics([new], operation_timeout=ANSWER, request_timeout=ANSWER)[name])
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise
@@ -71,8 +77,9 @@ class Offsets:
     def largest(self, name: str) -> int | None:
         """The limit of a message on this topic, in bytes; None where Kafka does not say."""
         resource = ConfigResource(ConfigResource.Type.TOPIC, name)
+        admin = self._admin.get()
         try:
-            told = self._admin.get().describe_configs([resource], request_timeout=ANSWER)[resource].result()
+            told = answer(admin.describe_configs([resource], request_timeout=ANSWER)[resource])
         except KafkaException:
             return None
         return int(told["max.message.bytes"].value)
@@ -80,10 +87,11 @@ class Offsets:
     def edge(self, topic: str, partitions: Sequence[int], start: Start | float) -> dict[int, int]:
         """The offsets of the beginning, the end, or the first record that is not before a time."""
         spec = cast(Any, OffsetSpec)(SPECS[start] if isinstance(start, Start) else max(int(start * 1000), 0))
-        asked = self._admin.get().list_offsets(
+        admin = self._admin.get()
+        asked = admin.list_offsets(
             {TopicPartition(topic, number): spec for number in partitions}, request_timeout=ANSWER
         )
-        found = {each.partition: told.result().offset for each, told in asked.items()}
+        found = {each.partition: answer(told).offset for each, told in asked.items()}
         missing = [number for number, offset in found.items() if offset < 0]
         return found | self.edge(topic, missing, Start.LATEST) if missing else found
 
@@ -118,10 +126,18 @@ class Offsets:
             consumer.close()
 
 
+def answer(told: Future[T]) -> T:
+    """What Kafka says, or the client, when the time for it is over."""
+    try:
+        return told.result(2 * ANSWER)
+    except TimeoutError:
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from None
+
+
 def described(told: Future[TopicDescription]) -> Topic:
     """A topic from what Kafka says of it."""
     try:
-        found = told.result()
+        found = answer(told)
     except KafkaException as error:
         if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
             return NOWHERE

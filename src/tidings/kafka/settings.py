@@ -48,8 +48,8 @@ PRODUCER = {
     "message.max.bytes": 1_000_000_000,  # the topic's limit counts, which the broker knows
 }
 CONSUMER = {
-    # Who joins waits for metadata. When all connections are cut, librdkafka (2.10 and later) begins anew with the servers
-    # of the URL, forgets that it has asked, and would wait until it asks anyway: five minutes by default.
+    # Who joins waits for metadata. When all connections are cut, librdkafka (2.10 and later) begins anew with the
+    # servers of the URL, forgets that it has asked, and would wait until it asks anyway: five minutes by default.
     "topic.metadata.refresh.interval.ms": 5000,
     "enable.auto.commit": False,
     "enable.auto.offset.store": False,

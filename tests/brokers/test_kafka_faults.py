@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import socket
 import time
 from collections.abc import AsyncGenerator, Iterator
 
@@ -178,21 +179,15 @@ async def test_servers_that_refuse_are_not_waited_for_as_long_as_those_that_say_
 
 async def test_who_has_asked_is_answered_though_the_client_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(offsets, "ANSWER", 1.0)
-    asked = asyncio.Event()
-
-    async def hear(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(1)
-        asked.set()
-        await reader.read()
-        writer.close()
-
-    async with await asyncio.start_server(hear, "127.0.0.1", 0) as silent:
-        port = silent.sockets[0].getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
         spare = Spare(lambda: AdminClient({"bootstrap.servers": f"127.0.0.1:{port}", "log_level": 0}))
         questions = Offsets(spare, lambda group: Consumer({"group.id": group}))
         asking = asyncio.create_task(asyncio.to_thread(questions.topic, "t"))
-        await asked.wait()
-        await asyncio.to_thread(spare.give_up)
-        async with asyncio.timeout(60):
-            with pytest.raises(KafkaException):
-                await asking
+        connection, _ = await asyncio.to_thread(silent.accept)
+        with connection:
+            assert await asyncio.to_thread(connection.recv, 1)
+            await asyncio.to_thread(spare.give_up)
+            async with asyncio.timeout(60):
+                with pytest.raises(KafkaException):
+                    await asking

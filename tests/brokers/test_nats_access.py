@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -131,11 +132,12 @@ async def test_tls_is_checked_in_both_directions(certificates: Path, tmp_path: P
         await refused(server.url, "certificate")
 
 
-def test_a_refusal_of_which_only_a_broken_pipe_is_left_names_the_certificate() -> None:
+@pytest.mark.parametrize("left", [BrokenPipeError(32, "Broken pipe"), ssl.SSLError(1, "tlsv1 alert unknown ca")])
+def test_a_refusal_of_which_little_is_left_names_the_certificate(left: OSError) -> None:
     tls = address.parse("tls://h")
-    told = refusal(tls.servers[0], BrokenPipeError(32, "Broken pipe"), tls)
-    assert str(told).startswith("NATS at h:4222 cannot be reached")
-    assert "?cert=" in str(told)
+    told = refusal(tls.servers[0], left, tls)
+    assert str(told).startswith("NATS at h:4222")
+    assert "?cert= and ?key=" in str(told)
 
 
 async def test_a_server_without_tls_is_told_no_secret(nats_server: Nats) -> None:

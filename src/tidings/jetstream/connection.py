@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 
 import nats.errors
 
@@ -55,7 +56,7 @@ def refusal(server: str, error: Exception, address: Address) -> BrokerError:
         )
     if "no TLS" in said:
         return BrokerError(f"{place} offers no TLS, so nothing was sent: write nats:// or switch TLS on there")
-    if "CERTIFICATE" in said or "certificate" in said:
+    if isinstance(error, ssl.SSLError) or "CERTIFICATE" in said or "certificate" in said:
         return BrokerError(f"{place}: its certificate or ours is not accepted ({said}): see ?ca=, ?cert= and ?key=")
     if isinstance(error, TimeoutError):
         return Lost(f"{place} does not answer within {DEADLINE:g} seconds")

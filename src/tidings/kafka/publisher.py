@@ -90,9 +90,12 @@ class Publisher:
             except KafkaException as error:  # it has failed for good, and says only here why
                 self._fatal, served = error, 1
             if served and (self._finished or self._waiting):
-                finished = [self._finished.popleft() for _ in range(len(self._finished))]
+                finished = self._reports()
                 with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                     self._loop.call_soon_threadsafe(self._tell, finished)
+
+    def _reports(self) -> list[Batch]:
+        return [self._finished.popleft() for _ in range(len(self._finished))]
 
     def _tell(self, finished: list[Batch]) -> None:
         for batch in finished:
@@ -125,6 +128,8 @@ class Publisher:
                         handed += 1
                 except BufferError:
                     await self._room()
+                    if not self._open:
+                        return KafkaException(KafkaError(KafkaError._PURGE_QUEUE))
         except KafkaException as error:
             return error
         finally:
@@ -161,11 +166,17 @@ class Publisher:
             self._start()
 
     async def close(self, within: float) -> None:
-        """Wait for what is being published, at most `within` seconds."""
+        """Wait for what is being published, at most `within` seconds; whoever waits is told."""
         if self._open:
-            await asyncio.to_thread(self._producer.flush, within)
             self._open = False
-            await asyncio.to_thread(self._thread.join, POLL * 5)
+            await asyncio.to_thread(self._end, within)
+            self._tell(self._reports())
+
+    def _end(self, within: float) -> None:
+        self._producer.flush(within)
+        self._producer.purge()  # what is left is reported as not published
+        self._producer.flush(POLL)
+        self._thread.join(POLL * 5)
 
 
 def _unsent(batch: Batch, records: Sequence[Record], messages: Sequence[Told]) -> list[str]:

@@ -25,6 +25,7 @@ from tidings.broker import Feature, Lag, Record, Start
 from tidings.clock import Clock
 from tidings.embedded.feed import Feed, Loan
 from tidings.embedded.membership import Process
+from tidings.embedded.view import View
 from tidings.errors import (
     BodyTooLarge,
     BrokerError,
@@ -41,9 +42,9 @@ from tidings.pg.connection import Connection, Row
 from tidings.pg.database import Database
 from tidings.pg.group import Group
 from tidings.pg.keeper import Keeper
+from tidings.pg.lending import LOOK, LOOK_ON
 from tidings.pg.reader import Reader
 from tidings.pg.schema import PARTS
-from tidings.pg.view import View
 from tidings.pg.writer import DELAYED, Step, Writer
 from tidings.store import Unit
 
@@ -139,6 +140,9 @@ class PostgresBroker:
     async def read(self, sql: str, values: Any = None) -> list[Row]:
         """One short statement that commits by itself."""
         return await self._reader.read(sql, values)
+
+    async def _page(self, topic: int, after: int, most: int) -> list[Row]:
+        return await self.read(LOOK_ON, {"topic": topic, "after": after, "limit": most})
 
     async def run(self, step: Step) -> Any:
         """Run a step in a transaction."""
@@ -263,7 +267,7 @@ class PostgresBroker:
             await self.declare(topic, () if group is None else (group,), start)
         if group is None:
             cursors = {name: await self._position(self.topics[name], start) for name in topics}
-            view = View(self, self.topics, cursors)
+            view = View(self, self.topics, cursors, self._page, LOOK)
             self.views[view] = None
             return view
         ((group_id,),) = await self.read(GROUP, (group,))

@@ -27,7 +27,7 @@ from tidings.clock import Clock
 from tidings.embedded import backlog, membership, steady
 from tidings.embedded.checksum import adapt, checksum, headers_of
 from tidings.embedded.database import READ_ERRORS, Connection, Database, create, named
-from tidings.embedded.feed import Feed, Loan, Rows
+from tidings.embedded.feed import FETCH, Feed, Loan, Rows, some
 from tidings.embedded.group import Group
 from tidings.embedded.membership import PARTS, Lent, Process
 from tidings.embedded.view import View
@@ -222,6 +222,9 @@ class SqliteBroker:
         except READ_ERRORS as error:
             raise named(error, self.database.path) from error
 
+    async def _page(self, topic: int, after: int, most: int) -> list[Any]:
+        return self.read(FETCH.format(parts=""), (topic, after, most), some)
+
     async def run(self, step: Callable[[Connection], Any]) -> Any:
         """Run a step in the writer's next transaction."""
         self.check()
@@ -353,7 +356,7 @@ class SqliteBroker:
             self._seen = self.read(HEAD)[0][0]
         if group is None:
             cursors = {name: position(self._reader, self.topics[name], start) for name in topics}
-            view = View(self, self.topics, cursors)
+            view = View(self, self.topics, cursors, self._page)
             self._views[view] = None
             return view
         (group_id,) = self.read("SELECT id FROM tidings_group WHERE name = ?", (group,))[0]

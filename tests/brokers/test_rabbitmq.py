@@ -66,6 +66,12 @@ async def taken(line: Line, count: int, *, patience: float = 60.0) -> list[Deliv
     return found
 
 
+async def arrive(line: Line, wanted: set[str]) -> None:
+    """All of these come, some perhaps twice."""
+    while wanted:
+        wanted -= set(ids(await taken(line, 1)))
+
+
 async def said(lines: asyncio.StreamReader, word: bytes, *, among: int) -> bool:
     """Whether one of the next `among` lines begins with the word."""
     for _ in range(among):
@@ -352,10 +358,15 @@ async def test_a_member_that_stood_still_loses_its_parts_and_settles_nothing(rab
 
 
 async def test_a_deleted_queue_is_made_again_and_publishing_tells_what_it_held(rabbitmq_server: RabbitMQ) -> None:
-    async with opened(own(rabbitmq_server)) as link:
+    for _ in range(15):  # RabbitMQ 3.10 mistook a consumer of the old queue for one of the new in a tenth of them
+        await queues_deleted(rabbitmq_server)
+
+
+async def queues_deleted(server: RabbitMQ) -> None:
+    async with opened(own(server)) as link:
         line = await link.join([TOPIC], GROUP)
         place = link._place(TOPIC, GROUP)
-        with plain(rabbitmq_server) as channel:
+        with plain(server) as channel:
             for part in range(place.parts):
                 channel.queue_delete(place.queue(part))
         left = records(8, keys=8)
@@ -366,7 +377,7 @@ async def test_a_deleted_queue_is_made_again_and_publishing_tells_what_it_held(r
                     left = []
                 except PublishFailed as failed:
                     left = [each for each in left if each.id in failed.unsent]
-        assert sorted(set(ids(await taken(line, 8)))) == [f"id{n}" for n in range(8)]
+        await arrive(line, {f"id{n}" for n in range(8)})
 
 
 async def test_a_group_with_other_parts_is_refused_with_a_remedy(rabbitmq_server: RabbitMQ) -> None:

@@ -238,6 +238,9 @@ class GroupLine:
                 self._control.say(word.back, Word(ANSWER, word.number))
             return
         part, count = self._parts[key], self._count(key[0])
+        if word.kind == "anew":
+            part.cancelled()
+            self._steward.stir()
         if word.kind == "who":
             self._neighbours.add(word.back)
         if word.kind in ("who", "count"):

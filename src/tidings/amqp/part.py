@@ -76,7 +76,11 @@ class Part(Channel):
         return len(self._unsettled)
 
     def cancelled(self) -> None:
-        """The queue was deleted, or has moved to another node."""
+        """The queue was deleted, or has moved to another node.
+
+        Where it is made again at once, the broker may tell nothing and take us for a consumer of the new one, of which
+        nothing comes (seen with 3.10). So whoever makes it again says that to all who have parts.
+        """
         self.why = self.why or Lost(f"the queue {self.place.queue(self.part)} was deleted, or has moved")
         self._stir()
 

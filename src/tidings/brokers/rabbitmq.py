@@ -12,7 +12,7 @@ try:
     from tidings.amqp.address import SLOTS, parse
     from tidings.amqp.channel import Channel, Lost, Publisher, Refused
     from tidings.amqp.connection import Connection, server_version
-    from tidings.amqp.control import Control
+    from tidings.amqp.control import Control, Word, encode
     from tidings.amqp.line import GroupLine
     from tidings.amqp.naming import LARGEST, Place, largest
     from tidings.amqp.view import View
@@ -60,6 +60,7 @@ class RabbitLink:
         self._opening = asyncio.Lock()
         self._made: dict[Place, int] = {}
         self._exchanges: dict[str, int] = {}
+        self._gone: set[Place] = set()
         self._listened: set[str] = set()
         self._publishing = 0
         self._idle = asyncio.Event()
@@ -134,10 +135,15 @@ class RabbitLink:
                 f"{place.name} exists with other settings, such as another number of parts: {refused}. Take the "
                 f"settings that it has (?parts= in the URL), or delete its queues when they are empty"
             ) from refused
+        if place in self._gone:
+            locks = [place.lock(part) for part in range(place.parts)]
+            await self.write([(lock, encode(Word("anew", place=lock))) for lock in locks])
+            self._gone.discard(place)
         self._made[place] = self.connection.times
 
     def forget(self, place: Place) -> None:
         """See House."""
+        self._gone.add(place)
         self._made.pop(place, None)
         self._exchanges.pop(place.exchange, None)
 
@@ -227,7 +233,8 @@ class RabbitLink:
 
     async def _make_again(self) -> None:
         places = list(self._made)
-        self._made.clear()
+        for place in places:
+            self.forget(place)
         for place in places:
             await self.make(place)
 

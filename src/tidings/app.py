@@ -31,7 +31,7 @@ from tidings.lane import current
 from tidings.message import Event, contract_of
 from tidings.middleware import Middleware, chain
 from tidings.store import Table, Tx
-from tidings.worker import Worker
+from tidings.worker import Worker, join_all
 
 F = TypeVar("F", bound=Callable[..., Any])
 V = TypeVar("V")
@@ -167,8 +167,7 @@ class App:
 
     async def start(self) -> list[Worker]:
         """Bind every handler and join its group; returns the workers, to be run. Raises a DefinitionError."""
-        for worker in await self.staff():
-            await worker.open()
+        await join_all(await self.staff())
         return self.workers
 
     async def staff(self) -> list[Worker]:

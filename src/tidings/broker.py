@@ -74,6 +74,11 @@ class Lag(msgspec.Struct, frozen=True):
     waiting: int | None
     oldest: float | None
 
+    @property
+    def suspected(self) -> int:
+        """How many wait; one where that is unknown, for who must not take what is unknown for nothing."""
+        return 1 if self.waiting is None else self.waiting
+
 
 @runtime_checkable
 class Subscription(Protocol):

@@ -342,6 +342,8 @@ async def test_a_member_that_stood_still_loses_its_parts_and_settles_nothing(rab
             assert member.stdout is not None
             assert await member.stdout.readline() == b"lent id0 1\n"
             member.send_signal(signal.SIGSTOP)
+            lag = await link.lag(TOPIC, GROUP)
+            assert lag.waiting in (None, 3), "what the silent member holds is not nothing"
             line = await link.join([TOPIC], GROUP)
             got = await taken(line, 3, patience=30.0)
             assert [(each.record.id, each.attempt) for each in got] == [("id0", 2), ("id1", 2), ("id2", 2)]

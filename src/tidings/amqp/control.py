@@ -34,7 +34,7 @@ class Word(msgspec.Struct, omit_defaults=True):
 
 
 SILENT = Word("silent")
-"""Instead of the answer of a member that gives none, though the broker takes it for alive."""
+"""Instead of the answer of a member that gives none in time, though the broker takes it for alive."""
 ANSWER = "answer"
 PATIENCE = 1.0
 """Seconds for answers."""

@@ -12,7 +12,7 @@ try:
     from tidings.amqp.address import SLOTS, parse
     from tidings.amqp.channel import Channel, Lost, Publisher, Refused
     from tidings.amqp.connection import Connection, server_version
-    from tidings.amqp.control import Control, Word, encode
+    from tidings.amqp.control import SILENT, Control, Word, encode
     from tidings.amqp.line import GroupLine
     from tidings.amqp.naming import LARGEST, Place, largest
     from tidings.amqp.view import View
@@ -278,7 +278,7 @@ class RabbitLink:
         return line
 
     async def lag(self, topic: str, group: str) -> Lag:
-        """See Link. How old the oldest is, is not known; nor how many, while the broker listens to no publisher."""
+        """See Link. How old the oldest is, is not known; nor how many, while a member is silent or the broker deaf."""
         self._check()
         place = self._place(topic, group)
         try:
@@ -299,12 +299,14 @@ class RabbitLink:
         return Lag(out + sum(answer.method.message_count for answer in asked), None)
 
     async def _out(self, place: Place) -> int:
-        """How many its members have not settled, which they are asked: that is published."""
+        """How many its members have not settled, which they are asked: that is published. Raises Lost."""
         control = await Control(self.connection.wire(), self.voice.wire(), self.mailbox(self._clock.id())).open()
         try:
             answers = await control.inquire([place.lock(part) for part in range(place.parts)], "count")
         finally:
             control.abandon()
+        if SILENT in answers:
+            raise Lost("a member does not say what it has not settled")
         return sum(answer.out for answer in answers if answer is not None)
 
     async def seek(self, topic: str, group: str, to: Start | float) -> None:

@@ -150,7 +150,7 @@ class Remote:
         assert self._connection is not None
         broker = self._connection.broker
         asked = (broker.lag(topic, f"{NAME}.{handler}") for handler, topics in HEARS.items() for topic in topics)
-        return sum(1 if lag.waiting is None else lag.waiting for lag in await asyncio.gather(*asked))
+        return sum(lag.suspected for lag in await asyncio.gather(*asked))
 
     def dead(self) -> Iterable[tuple[str, str, int]]:
         """See Site.dead."""

@@ -149,7 +149,7 @@ class Course:
         waiting: Counter[str] = Counter()
         for group, topics in self._groups.items():
             for topic in topics:
-                waiting[group] += (await self._broker.lag(topic, group)).waiting or 0
+                waiting[group] += (await self._broker.lag(topic, group)).suspected
         return {group: count for group, count in waiting.items() if count}
 
     async def _letters(self, since: float) -> dict[str, Letters]:

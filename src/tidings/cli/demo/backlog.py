@@ -35,9 +35,12 @@ class Backlog:
         """How many events wait for each service."""
         return await self._count(self._places)
 
-    async def all(self) -> dict[str, int]:
-        """The same, with what is on its way from the store to the broker. Seldom is anything seen by neither."""
-        waiting = await self.waiting()
+    async def all(self, *, unknown: int = 0) -> dict[str, int]:
+        """The same, with what is on its way from the store to the broker. Seldom is anything seen by neither.
+
+        `unknown` is what counts for a service of which the broker does not know it.
+        """
+        waiting = await self._count(self._places, unknown)
         if isinstance(self._broker, Linked) and self._broker.outbox is not None:
             ((waiting["outbox"],),) = await self.store.rows(OUTBOX, ())
         return waiting
@@ -46,12 +49,12 @@ class Backlog:
         """How many open dead letters each service has."""
         return await self._count({(app, dead.operator_of(name), dead.topic_of(name)) for app, name in self._handlers})
 
-    async def _count(self, places: Iterable[tuple[str, str, str]]) -> dict[str, int]:
+    async def _count(self, places: Iterable[tuple[str, str, str]], unknown: int = 0) -> dict[str, int]:
         listed = sorted(places)
         lags = await asyncio.gather(*(self._broker.lag(topic, group) for _, group, topic in listed))
         waiting = {app: 0 for app, _ in self._handlers}
         for (app, _, _), lag in zip(listed, lags, strict=True):
-            waiting[app] += lag.waiting or 0
+            waiting[app] += unknown if lag.waiting is None else lag.waiting
         return waiting
 
     async def letters(self) -> list[Letter]:

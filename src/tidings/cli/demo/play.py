@@ -130,7 +130,7 @@ class Play:
                 quiet, since = 0, time.monotonic()
                 continue
             asked = time.monotonic()
-            waiting = {service: count for service, count in (await self._backlog.all()).items() if count}
+            waiting = {service: count for service, count in (await self._backlog.all(unknown=1)).items() if count}
             took = time.monotonic() - asked
             quiet = 0 if waiting else quiet + 1
             if waiting != before:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from operator import sub
 
 SECONDS = (
@@ -52,8 +53,11 @@ class Histogram:
             self.counts[low] += len(seconds)
             self.sum += sum(seconds)
         else:
-            for duration in seconds:
-                self.observe(duration)
+            ordered = sorted(seconds)
+            ends = [0, *(bisect_right(ordered, most) for most in SECONDS[low:high]), len(ordered)]
+            for bucket, (begin, end) in enumerate(pairwise(ends), low):
+                self.counts[bucket] += end - begin
+            self.sum += sum(ordered)
 
     def observe_steps(self, times: Sequence[float]) -> None:
         """Count the durations between points in time."""

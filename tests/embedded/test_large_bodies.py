@@ -4,7 +4,8 @@ import pytest
 
 from tidings.broker import Delivery, Record, Start
 from tidings.brokers.sqlite import SqliteBroker
-from tidings.embedded.feed import OUT, READ, SLICE
+from tidings.embedded.feed import READ, SLICE
+from tidings.embedded.hand import OUT
 
 TOPIC, GROUP = "picture", "shop.look"
 LARGE = 1 << 20

@@ -2,7 +2,8 @@
 
 from tidings.broker import Delivery, Record, Subscription
 from tidings.brokers.sqlite import SqliteBroker
-from tidings.embedded.group import TOGETHER, Group
+from tidings.embedded.group import Group
+from tidings.embedded.hand import TOGETHER
 from tidings.embedded.membership import bury_members
 
 MANY = TOGETHER + 36

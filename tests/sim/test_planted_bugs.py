@@ -17,7 +17,7 @@ from tidings.brokers import sqlite
 from tidings.brokers.sqlite import SqliteBroker
 from tidings.desk import Outcome
 from tidings.embedded import group as groups
-from tidings.embedded import membership
+from tidings.embedded import hand, membership
 from tidings.embedded.feed import Feed
 from tidings.embedded.group import Group
 from tidings.embedded.writer import Writer
@@ -160,7 +160,7 @@ def later_ones_pass_one_that_is_tried_again(patch: Patch) -> None:
             feed.held.clear()
 
     genuine = Group.nack
-    patch.setattr(groups, "_behind", lambda loans, key, pos: [])
+    patch.setattr(hand, "behind", lambda loans, key, pos: [])
     patch.setattr(groups, "HOLD_LATER", "UPDATE tidings_ack SET state = state WHERE feed = ? AND key = ? AND pos > ?")
     patch.setattr(Group, "nack", nack)
 
@@ -189,7 +189,8 @@ def the_position_passes_what_is_lent(patch: Patch) -> None:
     def watermark(lent: Any, cursor: int, acked: Any = frozenset()) -> int:
         return cursor
 
-    patch.setattr(groups, "watermark", watermark)
+    for module in (groups, hand):
+        patch.setattr(module, "watermark", watermark)
 
 
 @bug()

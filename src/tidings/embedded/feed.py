@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from itertools import takewhile
-from operator import attrgetter, itemgetter
+from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
 
 from tidings.broker import Delivery
@@ -44,22 +43,11 @@ OWNS = "SELECT count(*) FROM tidings_part WHERE grp = ? AND owner = ?{parts}"
 STILL_HELD = "SELECT 1 FROM tidings_ack WHERE feed = ? AND key = ? LIMIT 1"
 
 
-RECEIPT = attrgetter("receipt")
 BODY = itemgetter(-1)
 SLICE = 16
-READ, OUT, LIGHT = 8 << 20, 32 << 20, 16 << 10
-"""Bytes of bodies: so much is read at a time and so much may be out, about; a body that small is not weighed."""
+READ = 8 << 20
+"""Bytes of bodies that are read at a time, about."""
 Rows = Callable[[sqlite3.Cursor], list[Any]]
-TOGETHER = 64
-"""Suspects of one death are lent so many at a time; what was out at a second one, one at a time."""
-TURN = 0.05
-"""Seconds after which a group looks again whether its suspects may be lent, where others' are out."""
-
-
-def suspects(rows: Sequence[Any]) -> Sequence[Any]:
-    """Those of the first rows of EXCEPTIONS that may be lent together."""
-    once = list(takewhile(lambda row: row[1] == 2, rows))
-    return once or rows[:1]
 
 
 def some(cursor: sqlite3.Cursor) -> list[Any]:
@@ -155,27 +143,3 @@ class Feed:
 def watermark(lent: dict[int, Any], cursor: int, acked: set[int] | frozenset[int] = frozenset()) -> int:
     """Everything up to here is settled or has a row of its own."""
     return min(cursor, min(lent.keys() - acked, default=cursor + 1) - 1)
-
-
-class Settling(NamedTuple):
-    """What an acknowledgement means for a feed: how far it is settled now, and what is settled above that."""
-
-    feed: Feed
-    acked: set[int]
-    retried: dict[int, str | None]
-    mark: int
-    above: list[tuple[Any, ...]]
-
-
-def settle(connection: Connection, settling: Settling, mine: Mine) -> None:
-    """In the transaction: move the position, and keep or drop the rows that say what it cannot."""
-    feed = settling.feed
-    connection.execute(SETTLE.format(parts=mine.sql), (settling.mark, feed.id, settling.mark))
-    if settling.above:
-        connection.executemany(PARK, settling.above)
-    if feed.done_to:
-        connection.execute(FORGET_DONE.format(parts=mine.sql), (feed.id, settling.mark))
-    for pos, key in settling.retried.items():
-        connection.execute(KEEP_DONE, (feed.id, pos))
-        connection.execute(FORGET, (feed.id, pos))
-        connection.execute(RELEASE_NEXT, {"feed": feed.id, "key": key})

@@ -11,12 +11,8 @@ State lives on the event loop. Steps run in the writer's thread: they read snaps
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from itertools import repeat
 from typing import Any
 
 from tidings import failpoint
@@ -29,63 +25,42 @@ from tidings.embedded.feed import (
     EXCEPTED,
     EXCEPTIONS,
     FETCH,
+    FORGET,
+    FORGET_DONE,
     HELD_KEYS,
     HOLD_LATER,
+    KEEP_DONE,
     KNOWN_ABOVE,
     LEND,
-    LIGHT,
-    OUT,
     OWNS,
     PARK,
     READ,
-    RECEIPT,
     RELEASE_NEXT,
     SCAN,
+    SETTLE,
     STATES,
     STILL_HELD,
-    TOGETHER,
-    TURN,
     Feed,
     Host,
     Loan,
     Mine,
-    Settling,
-    settle,
     some,
-    suspects,
     watermark,
 )
-from tidings.embedded.membership import DONE, HELD, PARTS, RETRY, SUSPECT
-from tidings.errors import Closed, Fenced, StorageError
+from tidings.embedded.hand import LIGHT, RECEIPT, Hand, Settling, Withdrawal, done
+from tidings.embedded.membership import DONE, HELD, PARTS, SUSPECT
 from tidings.store import Unit
 
-Again = tuple[Feed, Delivery, int]
-Withdrawn = tuple[Feed, int, int, str]
 
-
-class Group:
+class Group(Hand[Host, Mine]):
     """A member of a group. Safe for one task that fetches and others that settle."""
 
     def __init__(self, broker: Host, group: int, name: str, feeds: Sequence[Feed]) -> None:
-        self.name = name
-        self.group = group
-        self.member = 0
-        self.feeds = {feed.topic: feed for feed in feeds}
-        self.stale = True  # whether the membership may have changed
-        self.wake = asyncio.Event()
+        super().__init__(broker, group, name, feeds, Mine([]))
         self.waiting = False  # whether a fetch waits for more
-        self.topics = self.feeds.keys()
-        self._broker = broker
-        self._mine = Mine([])
-        self._crowded = False  # whether parts are to be given up, for which nothing may be lent
-        self._alone = False  # whether suspects are out, beside which nothing may be
-        self._void = False  # whether to give up all that is lent
-        self._unseen: Sequence[Delivery] = ()  # lent by a fetch that was cancelled before it could tell
-        self._fenced = False
-        self._closed = False
-        self._dry: set[int] = set()  # topics of which all that is in the log has been read
-        self._turn = 0
-        self._weight = 0  # bytes of a body, of late, where they are large
+
+    def _now(self) -> float:
+        return self._broker.steady()
 
     # -- lending
 
@@ -115,60 +90,13 @@ class Group:
         self._dry = set() if topics is None else self._dry.difference(topics)
         self.wake.set()
 
-    def _check(self) -> None:
-        if self._closed:
-            raise Closed(f"the subscription of {self.name} is closed")
-        self._broker.check()
-        if self._fenced:
-            self._fenced = False
-            raise Fenced(f"{self.name} lost its parts to another member; what it was lent comes again")
-
-    def _until_due(self) -> float:
-        due = min((feed.due for feed in self.feeds.values() if feed.due is not None), default=None)
-        soonest = TURN if any(feed.suspects for feed in self.feeds.values()) else 0.001
-        return 3600.0 if due is None else max(due - self._broker.steady(), soonest)
-
-    async def _lend(self, limit: int) -> Sequence[Delivery]:
-        if self._unseen:
-            lent, self._unseen = self._unseen[:limit], self._unseen[limit:]
-            return lent
-        if not self._mine.parts or self._crowded or (self._alone and not self.idle):
-            return []
-        self._alone = False
-        if not (limit := self._room(limit)):
-            return []
-        feeds = list(self.feeds.values())
-        if any(feed.due is not None for feed in feeds):
-            lent = await self._lend_exceptions(feeds, limit)
-            if lent or any(feed.suspects for feed in feeds):
-                return lent
-        self._turn += 1
-        for index in range(len(feeds)):
-            feed = feeds[(self._turn + index) % len(feeds)]
-            if feed.topic not in self._dry and (lent := await self._lend_log(feed, limit)):
-                return lent
-        return []
-
-    def _room(self, limit: int) -> int:
-        """How many more may be lent: fewer where bodies are large, so that what is out does not fill the memory."""
-        if not self._weight:
-            return limit
-        out = sum(len(feed.lent) + len(feed.out) for feed in self.feeds.values())
-        return min(limit, max(OUT // self._weight - out, 0 if out else 1))
-
-    def _weigh(self, rows: Sequence[Any], limit: int) -> None:
-        """See how large bodies are, if so large that not all could be read, or were so before."""
-        if self._weight or len(rows) < limit:
-            weight = sum(map(len, map(BODY, rows))) // len(rows)
-            self._weight = weight if weight > LIGHT else 0
-
     async def _lend_log(self, feed: Feed, limit: int) -> Sequence[Delivery]:
         while True:
             rows = self._next_rows(feed, limit)
             if not rows:
                 self._dry.add(feed.topic)
                 return []
-            self._weigh(rows, limit)
+            self._weigh(rows, limit, BODY)
             if feed.ended and not self._weight and len(rows) < READ // LIGHT:
                 self._dry.add(feed.topic)
             last = rows[-1][0]
@@ -223,48 +151,22 @@ class Group:
         feed.held.update(keys)
         self._look(feed)
 
-    async def _lend_exceptions(self, feeds: Sequence[Feed], limit: int) -> Sequence[Delivery]:
-        """Those that are due; suspects with nothing else out, and none of another group of this process."""
-        now = self._broker.steady()
-        lone = any(feed.suspects for feed in feeds)
-        if lone and (not self.idle or self._broker.suspicious(self)):
-            return []
-        for feed in feeds:
-            if feed.due is None or feed.due > now or (lone and not feed.suspects):
-                continue
-            state, most = (SUSPECT, min(limit, TOGETHER)) if lone else (RETRY, limit)
-            sql = EXCEPTIONS.format(parts=self._mine.sql.replace("part", "a.part"))
-            rows = self._broker.read(sql, (feed.id, state, now, most), some)
-            if not rows:
-                self._look(feed)
-                continue
-            self._weigh(rows, most)
-            self._alone = lone
-            return await self._lend_again(feed, suspects(rows) if lone else rows)
-        return []
+    async def _due(self, feed: Feed, state: int, most: int) -> list[Loan]:
+        sql = EXCEPTIONS.format(parts=self._mine.sql.replace("part", "a.part"))
+        rows = self._broker.read(sql, (feed.id, state, self._now(), most), some)
+        if not rows:
+            self._look(feed)
+        return self._broker.deliveries(feed.name, [(row[0], *row[2:]) for row in rows], [row[1] for row in rows])
 
-    async def _lend_again(self, feed: Feed, rows: Sequence[Any]) -> Sequence[Delivery]:
-        loans = self._broker.deliveries(feed.name, [(row[0], *row[2:]) for row in rows], [row[1] for row in rows])
-        again = {loan.receipt: loan for loan in loans}
-        feed.out |= again
-        self._unseen = loans
-        marked: set[int] = set()
-        try:
-            marked = await self._run(partial(self._mark_lent, feed=feed, rows=rows, mine=self._mine))
-        except asyncio.CancelledError:
-            marked = set(again)
-            raise
-        finally:  # one that was put behind another of its key meanwhile is not lent
-            feed.out = {pos: loan for pos, loan in feed.out.items() if pos in marked or again.get(pos) is not loan}
-            self._unseen = [delivery for delivery in self._unseen if delivery.receipt in marked]
-        failpoint.hit("lent_again")
-        self._look(feed)
-        lent, self._unseen = self._unseen, ()
-        return lent
+    async def _mark(self, feed: Feed, loans: Sequence[Loan]) -> tuple[set[int], Callable[[], None]]:
+        marked = await self._run(partial(self._mark_lent, feed=feed, loans=loans, mine=self._mine))
+        return marked, partial(self._look, feed)
 
-    def _mark_lent(self, connection: Connection, feed: Feed, rows: Sequence[Any], mine: Mine) -> set[int]:
+    def _mark_lent(self, connection: Connection, feed: Feed, loans: Sequence[Loan], mine: Mine) -> set[int]:
         self._fence(connection, mine)
-        return {row[0] for row in rows if connection.execute(LEND, (row[1], feed.id, row[0])).rowcount}
+        return {
+            loan.receipt for loan in loans if connection.execute(LEND, (loan.attempt, feed.id, loan.receipt)).rowcount
+        }
 
     def _look(self, feed: Feed) -> None:
         """See what exceptions there are and when the next is due."""
@@ -285,10 +187,7 @@ class Group:
             if not plan and deliveries:
                 plan, known = self._plan(deliveries, cursors)
             if not (known or alone):
-                self._void = self.stale = True
-                raise Fenced(
-                    f"{self.name} no longer holds some of the records that it settles; nothing of this is kept"
-                )
+                raise self._strange()
             if plan:
                 self._fence(connection, mine)
                 for settling in plan:
@@ -301,118 +200,45 @@ class Group:
             tx.add(step)
             tx.after(lambda: self._settled(plan))
 
-    def _plan(self, deliveries: Sequence[Delivery], cursors: dict[int, int]) -> tuple[list[Settling], bool]:
-        """What acknowledging these means for each feed, and whether all of them are lent."""
-        receipts = {delivery.receipt for delivery in deliveries}
-        plan = []
-        known = 0
-        for feed in self.feeds.values():
-            lent = feed.lent.copy()
-            acked, retried = receipts & lent.keys(), receipts & feed.out.keys()
-            if acked or retried:
-                known += len(acked) + len(retried)
-                mark = watermark(lent, cursors[feed.id], acked)
-                above = []
-                if (last := max(acked | retried)) > mark:
-                    feed.done_to = max(feed.done_to, last)
-                    above = [(feed.id, pos, lent[pos].part, DONE, 1, 0.0, None) for pos in acked if pos > mark]
-                plan.append(Settling(feed, acked, {pos: feed.out[pos].record.key for pos in retried}, mark, above))
-        return plan, known == len(receipts)
-
-    def _settled(self, plan: Sequence[Settling]) -> None:
-        """The acknowledgement is durable: forget what was lent."""
-        for settling in plan:
-            feed = settling.feed
-            if len(settling.acked) >= len(feed.lent):
-                feed.lent = {pos: loan for pos, loan in feed.lent.items() if pos not in settling.acked}
-            else:
-                deque(map(feed.lent.pop, settling.acked, repeat(None)), maxlen=0)
-            if settling.mark >= feed.done_to:
-                feed.done_to = 0
-            gone = {key for pos, key in settling.retried.items() if feed.out.pop(pos, None) is not None}
-            if gone:
-                self._release(feed, gone)
-        if self._weight or self._crowded or self._alone or any(feed.suspects for feed in self.feeds.values()):
-            self.wake.set()
-
-    def _release(self, feed: Feed, keys: set[str | None]) -> None:
-        """Rows of these keys are gone: those without any more are not held."""
+    def _release(self, settling: Settling, keys: set[str | None]) -> None:
+        feed = settling.feed
         feed.held -= {key for key in keys if key is not None and not self._broker.read(STILL_HELD, (feed.id, key))}
         self._look(feed)
-        self.wake.set()
 
     async def nack(self, deliveries: Sequence[Delivery], delay: float = 0.0) -> None:
         """See Subscription.nack."""
-        due = self._broker.steady() + delay if delay > 0 else 0.0
-        topics = {feed.name: feed for feed in self.feeds.values()}
-        again: list[Again] = []
-        withdrawn: list[Withdrawn] = []
-        ended: list[tuple[Feed, Loan]] = []  # with the commit; what is lent anew after it is another loan
-        for delivery in deliveries:
-            feed, pos, key = topics[delivery.record.topic], delivery.receipt, delivery.record.key
-            lent = feed.lent.get(pos) or feed.out.get(pos)
-            if lent is None:
-                continue
-            again.append((feed, delivery, lent.part))
-            ended.append((feed, lent))
-            if key is not None:
-                feed.held.add(key)
-                later = _behind(feed.lent, key, pos)
-                withdrawn += [(feed, loan.receipt, loan.part, key) for loan in later]
-                later += _behind(feed.out, key, pos)
-                ended += [(feed, loan) for loan in later]
-                receipts = {loan.receipt for loan in later}
-                self._unseen = [unseen for unseen in self._unseen if unseen.receipt not in receipts]
-        if not again:
+        due = self._now() + delay if delay > 0 else 0.0
+        found = self._withdraw(deliveries)
+        if not found.again:
             return
-        await self._run(partial(self._hold, again=again, withdrawn=withdrawn, due=due, mine=self._mine))
-        failpoint.hit("held_back")
-        for feed, loan in ended:
-            for loans in (feed.lent, feed.out):
-                if loans.get(loan.receipt) is loan:
-                    del loans[loan.receipt]
+        await self._run(partial(self._hold, found=found, due=due, mine=self._mine))
+        self._end(found.ended)
         for feed in self.feeds.values():
             self._look(feed)
         self.wake.set()
 
-    def _hold(
-        self, connection: Connection, *, again: Sequence[Again], withdrawn: Sequence[Withdrawn], due: float, mine: Mine
-    ) -> None:
+    def _hold(self, connection: Connection, *, found: Withdrawal, due: float, mine: Mine) -> None:
         self._fence(connection, mine)
         first: dict[tuple[int, str], int] = {}
-        for feed, delivery, part in again:
+        for feed, delivery, part in found.again:
             key, pos = delivery.record.key, delivery.receipt
             connection.execute(AGAIN, (feed.id, pos, part, delivery.attempt, due, key))
             if key is not None:
                 first[feed.id, key] = min(pos, first.get((feed.id, key), pos))
-        connection.executemany(PARK, [(feed.id, pos, part, HELD, 0, 0.0, key) for feed, pos, part, key in withdrawn])
+        waiting = [(feed.id, loan.receipt, loan.part, HELD, 0, 0.0, loan.record.key) for feed, loan in found.behind]
+        connection.executemany(PARK, waiting)
         connection.executemany(HOLD_LATER, [(*of, pos) for of, pos in first.items()])
-
-    async def extend(self, deliveries: Sequence[Delivery], lease: float) -> None:
-        """Nothing to do: the lease is the member's, and the broker renews it."""
 
     # -- ownership
 
     def _fence(self, connection: Connection, mine: Mine) -> None:
         owned = connection.execute(OWNS.format(parts=mine.sql), (self.group, mine.member)).fetchone()[0]
         if owned != len(mine.parts):
-            self._void = self.stale = True
-            raise Fenced(f"{self.name} lost its parts to another member; nothing of this is kept")
+            raise self._lost()
 
     async def _run(self, step: Callable[[Connection], Any]) -> Any:
-        if self._closed:
-            raise Closed(f"the subscription of {self.name} is closed")
+        self._check_open()
         return await self._broker.run(step)
-
-    @property
-    def alone(self) -> bool:
-        """Whether suspects are out."""
-        return self._alone and not self.idle
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is lent."""
-        return not any(feed.lent or feed.out for feed in self.feeds.values())
 
     async def join(self) -> None:
         """Become a member, with a new id, and claim what is free, in one commit."""
@@ -428,14 +254,6 @@ class Group:
         self._crowded = self.stale = False
         self._take(await self._broker.run(enter))
 
-    async def rebalance(self) -> None:
-        """Give up parts beyond the fair share when nothing is lent, and claim free ones; again where that fails."""
-        try:
-            await self._rebalance()
-        except BaseException:
-            self.stale = True
-            raise
-
     async def _rebalance(self) -> None:
         members = [id for (id,) in self._broker.read(membership.MEMBERS_OF, (self.group,))]
         owned = [part for (part,) in self._broker.read(membership.OWNED, (self.group, self.member))]
@@ -449,16 +267,6 @@ class Group:
             await self._give_up(owned[want:])
         elif len(owned) < want:
             await self._claim()
-
-    async def _lose(self) -> None:
-        """Another member took over: nothing that was lent counts any more. Start again as a new member."""
-        self._fenced, self._void, self._alone, self._unseen = not self.idle, False, False, ()
-        old, self._mine = self.member, Mine([])
-        for feed in self.feeds.values():
-            feed.lent.clear()
-            feed.out.clear()
-        await self._leave(lambda: old)
-        await self.join()
 
     async def _leave(self, member: Callable[[], int]) -> None:
         lent = self._broker.lent
@@ -515,17 +323,16 @@ class Group:
         sql = "" if len(parts) == PARTS else f" AND part IN ({','.join(map(str, parts))})"
         self._mine = Mine(parts, sql, self.member)
 
-    async def close(self) -> None:
-        """See Subscription.close."""
-        if self._closed:
-            return
-        self._closed = True
-        self.wake.set()
-        self._broker.forget(self)
-        with contextlib.suppress(StorageError, Closed):  # a lease that could not be given back runs out
-            await self._leave(lambda: self.member)
 
-
-def _behind(loans: Mapping[int, Loan], key: str, pos: int) -> list[Loan]:
-    """Those of the key that come after a position."""
-    return [loan for loan in loans.values() if loan.record.key == key and loan.receipt > pos]
+def settle(connection: Connection, settling: Settling, mine: Mine) -> None:
+    """In the transaction: move the position, and keep or drop the rows that say what it cannot."""
+    feed = settling.feed
+    connection.execute(SETTLE.format(parts=mine.sql), (settling.mark, feed.id, settling.mark))
+    if settling.above:
+        connection.executemany(PARK, [(*row, 0.0, None) for row in done(settling)])
+    if feed.done_to:
+        connection.execute(FORGET_DONE.format(parts=mine.sql), (feed.id, settling.mark))
+    for pos, key in settling.retried.items():
+        connection.execute(KEEP_DONE, (feed.id, pos))
+        connection.execute(FORGET, (feed.id, pos))
+        connection.execute(RELEASE_NEXT, {"feed": feed.id, "key": key})

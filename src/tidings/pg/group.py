@@ -12,31 +12,27 @@ never change it, and bring back what is to be known after them.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
-from operator import attrgetter
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import psycopg
 
 from tidings import failpoint
 from tidings.broker import Delivery
-from tidings.embedded.feed import TOGETHER, TURN, Feed, Loan, suspects, watermark
-from tidings.embedded.membership import DONE, HELD, RETRY, SUSPECT
-from tidings.errors import Closed, Fenced, StorageError
+from tidings.embedded.feed import Feed, Loan, watermark
+from tidings.embedded.hand import LIGHT, RECEIPT, Hand, Settling, Withdrawal
+from tidings.embedded.membership import DONE, HELD
 from tidings.pg import lending, membership
 from tidings.pg.connection import Connection, Row
-from tidings.pg.lending import LOOK, READ, Host, Mine, Outlook, Settling, behind, encoded, own
+from tidings.pg.lending import LOOK, READ, Host, Mine, Outlook, encoded, own
 from tidings.pg.schema import PARTS
 from tidings.pg.writer import Statement, Step
 from tidings.store import Unit
 
-RECEIPT = attrgetter("receipt")
-OUT, LIGHT = 32 << 20, 16 << 10
-"""Bytes of bodies: so much may be out, about; a body that small is not weighed."""
+BODY = itemgetter(7)
 
 
 class Claimed(NamedTuple):
@@ -47,31 +43,17 @@ class Claimed(NamedTuple):
     outlook: Outlook
 
 
-class Group:
+class Group(Hand[Host, Mine]):
     """A member of a group. Safe for one task that fetches and others that settle."""
 
     def __init__(self, broker: Host, group: int, name: str, feeds: Sequence[Feed]) -> None:
-        self.name = name
-        self.group = group
-        self.member = 0
-        self.feeds = {feed.topic: feed for feed in feeds}
-        self.stale = True  # whether the membership may have changed
+        super().__init__(broker, group, name, feeds, own([], 0))
         self.unsure = False  # whether to look at the exceptions again, whatever is known of them
-        self.wake = asyncio.Event()
-        self.topics = self.feeds.keys()
-        self._broker = broker
-        self._mine = own([], 0)
-        self._crowded = False  # whether parts are to be given up, for which nothing may be lent
-        self._alone = False  # whether suspects are out, beside which nothing may be
-        self._void = False  # whether to give up all that is lent
-        self._unseen: Sequence[Delivery] = ()  # lent by a fetch that was cancelled before it could tell
         self._parking: set[str] = set()  # keys of which rows are on their way: they stay held
-        self._fenced = False
-        self._closed = False
-        self._dry: set[int] = set()  # topics of which all that is in the log has been read
         self._looked = float("-inf")  # when what others may not have told was last looked for
-        self._turn = 0
-        self._weight = 0  # bytes of a body, of late, where they are large
+
+    def _now(self) -> float:
+        return self._broker.clock.monotonic()
 
     # -- lending
 
@@ -86,6 +68,10 @@ class Group:
             if self.stale:
                 await self.rebalance()
                 self._check()
+            if self.unsure:
+                self.unsure = False
+                for feed in self.feeds.values():
+                    await self._look(feed)
             if lent := await self._lend(limit):
                 self._check()
                 return lent
@@ -108,57 +94,6 @@ class Group:
             self._dry.clear()
             self._looked = now
 
-    def _check(self) -> None:
-        if self._closed:
-            raise Closed(f"the subscription of {self.name} is closed")
-        self._broker.check()
-        if self._fenced:
-            self._fenced = False
-            raise Fenced(f"{self.name} lost its parts to another member; what it was lent comes again")
-
-    def _until_due(self) -> float:
-        due = min((feed.due for feed in self.feeds.values() if feed.due is not None), default=None)
-        soonest = TURN if any(feed.suspects for feed in self.feeds.values()) else 0.001
-        return 3600.0 if due is None else max(due - self._broker.clock.monotonic(), soonest)
-
-    async def _lend(self, limit: int) -> Sequence[Delivery]:
-        if self._unseen:
-            lent, self._unseen = self._unseen[:limit], self._unseen[limit:]
-            return lent
-        if not self._mine.parts or self._crowded or (self._alone and not self.idle):
-            return []
-        self._alone = False
-        if not (limit := self._room(limit)):
-            return []
-        feeds = list(self.feeds.values())
-        if self.unsure:
-            self.unsure = False
-            for feed in feeds:
-                await self._look(feed)
-        if any(feed.due is not None for feed in feeds):
-            lent = await self._lend_exceptions(feeds, limit)
-            if lent or any(feed.suspects for feed in feeds):
-                return lent
-        self._turn += 1
-        for index in range(len(feeds)):
-            feed = feeds[(self._turn + index) % len(feeds)]
-            if feed.topic not in self._dry and (lent := await self._lend_log(feed, limit)):
-                return lent
-        return []
-
-    def _room(self, limit: int) -> int:
-        """How many more may be lent: fewer where bodies are large, so that what is out does not fill the memory."""
-        if not self._weight:
-            return limit
-        out = sum(len(feed.lent) + len(feed.out) for feed in self.feeds.values())
-        return min(limit, max(OUT // self._weight - out, 0 if out else 1))
-
-    def _weigh(self, rows: Sequence[Row], limit: int) -> None:
-        """See how large bodies are, if so large that not all could be read, or were so before."""
-        if self._weight or len(rows) < limit:
-            weight = sum(len(row[7]) for row in rows) // len(rows)
-            self._weight = weight if weight > LIGHT else 0
-
     async def _lend_log(self, feed: Feed, limit: int) -> Sequence[Delivery]:
         while True:
             mine = self._mine
@@ -171,7 +106,7 @@ class Group:
             if not rows:
                 self._see_end(feed)
                 return []
-            self._weigh(rows, limit)
+            self._weigh(rows, limit, BODY)
             last = rows[-1][0]
             loans = self._broker.deliveries(feed.name, rows)
             if feed.read_to or feed.early or feed.held:
@@ -203,8 +138,7 @@ class Group:
 
     async def _park(self, feed: Feed, loans: Sequence[Loan]) -> None:
         keys = {loan.record.key for loan in loans if loan.record.key is not None}
-        rows = [(feed.id, loan.receipt, loan.part, HELD, 0, loan.record.key.encode()) for loan in loans
-                if loan.record.key is not None]  # fmt: skip
+        rows = [held(feed, loan) for loan in loans]
         mine = self._mine
 
         def park(connection: Connection) -> Outlook:
@@ -219,46 +153,16 @@ class Group:
         feed.held.update(keys)
         self._apply(feed, outlook)
 
-    async def _lend_exceptions(self, feeds: Sequence[Feed], limit: int) -> Sequence[Delivery]:
-        """Those that are due; suspects with nothing else out, and none of another group of this process."""
-        now = self._broker.clock.monotonic()
-        lone = any(feed.suspects for feed in feeds)
-        if lone and (not self.idle or self._broker.suspicious(self)):
-            return []
-        for feed in feeds:
-            if feed.due is None or feed.due > now or (lone and not feed.suspects):
-                continue
-            state, most = (SUSPECT, min(limit, TOGETHER)) if lone else (RETRY, limit)
-            values = {"feed": feed.id, "topic": feed.topic, "state": state, "limit": most, "parts": self._mine.array}
-            rows = await self._broker.read(lending.EXCEPTIONS, values)
-            if not rows:
-                await self._look(feed)
-                continue
-            self._weigh(rows, most)
-            if lone:
-                self._alone = True
-                rows = _together(rows)
-            return await self._lend_again(feed, rows)
-        return []
+    async def _due(self, feed: Feed, state: int, most: int) -> list[Loan]:
+        values = {"feed": feed.id, "topic": feed.topic, "state": state, "limit": most, "parts": self._mine.array}
+        rows = await self._broker.read(lending.EXCEPTIONS, values)
+        if not rows:
+            await self._look(feed)
+        return self._broker.deliveries(feed.name, [row[:8] for row in rows], [row[8] for row in rows])
 
-    async def _lend_again(self, feed: Feed, rows: Sequence[Row]) -> Sequence[Delivery]:
-        loans = self._broker.deliveries(feed.name, [row[:8] for row in rows], [row[8] for row in rows])
-        again = {loan.receipt: loan for loan in loans}
-        feed.out |= again
-        self._unseen = loans
-        marked: set[int] = set()
-        try:
-            marked, outlook = await self._run(partial(self._mark_lent, feed=feed, loans=loans, mine=self._mine))
-        except asyncio.CancelledError:
-            marked = set(again)
-            raise
-        finally:  # one that was put behind another of its key meanwhile is not lent
-            feed.out = {pos: loan for pos, loan in feed.out.items() if pos in marked or again.get(pos) is not loan}
-            self._unseen = [delivery for delivery in self._unseen if delivery.receipt in marked]
-        failpoint.hit("lent_again")
-        self._apply(feed, outlook)
-        lent, self._unseen = self._unseen, ()
-        return lent
+    async def _mark(self, feed: Feed, loans: Sequence[Loan]) -> tuple[set[int], Callable[[], None]]:
+        marked, outlook = await self._run(partial(self._mark_lent, feed=feed, loans=loans, mine=self._mine))
+        return marked, partial(self._apply, feed, outlook)
 
     def _mark_lent(
         self, connection: Connection, feed: Feed, loans: Sequence[Loan], mine: Mine
@@ -289,18 +193,15 @@ class Group:
             if not plan and deliveries:
                 plan, known = self._plan(deliveries, cursors)
             if not (known or alone):
-                self._void = self.stale = True
-                raise Fenced(
-                    f"{self.name} no longer holds some of the records that it settles; nothing of this is kept"
-                )
+                raise self._strange()
             if plan:
                 connection.defer(lending.FENCE, (mine.member,), self._held)
                 for settling in plan:
                     lending.settle(connection, settling, mine)
 
         step: Step = settle
-        if len(plan) == 1 and plan[0].simple and (known or alone):
-            step = Statement(lending.SETTLE, plan[0].values(mine), partial(self._moved, mine=mine))
+        if len(plan) == 1 and lending.simple(plan[0]) and (known or alone):
+            step = Statement(lending.SETTLE, lending.moved(plan[0], mine), partial(self._moved, mine=mine))
         if tx is not None:
             tx.add(step)
             tx.after(lambda: self._settled(plan))
@@ -308,108 +209,47 @@ class Group:
             await self._run(step)
             self._settled(plan)
         else:
-            self._closed_check()
+            self._check_open()
 
     def _moved(self, connection: Connection, rows: int, *, mine: Mine) -> None:
         """Where no position was moved: they may have been there already, or the parts are another member's."""
         if not rows:
             self._fence(connection, mine)
 
-    def _plan(self, deliveries: Sequence[Delivery], cursors: dict[int, int]) -> tuple[list[Settling], bool]:
-        """What acknowledging these means for each feed, and whether all of them are lent."""
-        receipts = {delivery.receipt for delivery in deliveries}
-        plan = []
-        known = 0
-        for feed in self.feeds.values():
-            lent = feed.lent.copy()
-            acked, retried = receipts & lent.keys(), receipts & feed.out.keys()
-            if acked or retried:
-                known += len(acked) + len(retried)
-                mark = watermark(lent, cursors[feed.id], acked)
-                above: list[Row] = []
-                if (last := max(acked | retried)) > mark:
-                    feed.done_to = max(feed.done_to, last)
-                    above = [(feed.id, pos, lent[pos].part, DONE, 1, None) for pos in acked if pos > mark]
-                plan.append(Settling(feed, acked, {pos: feed.out[pos].record.key for pos in retried}, mark, above, {}))
-        return plan, known == len(receipts)
-
-    def _settled(self, plan: Sequence[Settling]) -> None:
-        """The acknowledgement is durable: forget what was lent."""
-        for settling in plan:
-            feed = settling.feed
-            if len(settling.acked) >= len(feed.lent):
-                feed.lent = {pos: loan for pos, loan in feed.lent.items() if pos not in settling.acked}
-            else:
-                for pos in settling.acked:
-                    feed.lent.pop(pos, None)
-            if settling.mark >= feed.done_to:
-                feed.done_to = 0
-            gone = {key for pos, key in settling.retried.items() if feed.out.pop(pos, None) is not None}
-            if gone:
-                keys = {key for key in gone if key is not None}
-                feed.held -= keys - settling.known["held"] - self._parking
-                self._apply(feed, settling.known["outlook"])
-                self.wake.set()
-        if self._weight or self._crowded or self._alone or any(feed.suspects for feed in self.feeds.values()):
-            self.wake.set()
+    def _release(self, settling: Settling, keys: set[str | None]) -> None:
+        settling.feed.held -= {key for key in keys if key is not None} - settling.known["held"] - self._parking
+        self._apply(settling.feed, settling.known["outlook"])
 
     async def nack(self, deliveries: Sequence[Delivery], delay: float = 0.0) -> None:
         """See Subscription.nack."""
-        topics = {feed.name: feed for feed in self.feeds.values()}
-        again: list[tuple[Feed, Delivery, int]] = []
-        withdrawn: list[Row] = []
-        ended: list[tuple[Feed, Loan]] = []  # with the commit; what is lent anew after it is another loan
-        for delivery in deliveries:
-            feed, pos, key = topics[delivery.record.topic], delivery.receipt, delivery.record.key
-            lent = feed.lent.get(pos) or feed.out.get(pos)
-            if lent is None:
-                continue
-            again.append((feed, delivery, lent.part))
-            ended.append((feed, lent))
-            if key is not None:
-                feed.held.add(key)
-                later = behind(feed.lent, key, pos)
-                withdrawn += [(feed.id, loan.receipt, loan.part, HELD, 0, key.encode()) for loan in later]
-                later += behind(feed.out, key, pos)
-                ended += [(feed, loan) for loan in later]
-                receipts = {loan.receipt for loan in later}
-                self._unseen = [unseen for unseen in self._unseen if unseen.receipt not in receipts]
-        if not again:
-            self._closed_check()
+        found = self._withdraw(deliveries)
+        if not found.again:
+            self._check_open()
             return
-        hold = partial(self._hold, again=again, withdrawn=withdrawn, delay=max(delay, 0.0), mine=self._mine)
-        outlooks = await self._run(hold)
-        failpoint.hit("held_back")
-        for feed, loan in ended:
-            for loans in (feed.lent, feed.out):
-                if loans.get(loan.receipt) is loan:
-                    del loans[loan.receipt]
+        outlooks = await self._run(partial(self._hold, found=found, delay=max(delay, 0.0), mine=self._mine))
+        self._end(found.ended)
         for feed, outlook in outlooks:
             self._apply(feed, outlook)
         self.wake.set()
 
     def _hold(
-        self, connection: Connection, *, again: Sequence[tuple[Feed, Delivery, int]], withdrawn: Sequence[Row],
-        delay: float, mine: Mine,
-    ) -> list[tuple[Feed, Outlook]]:  # fmt: skip
+        self, connection: Connection, *, found: Withdrawal, delay: float, mine: Mine
+    ) -> list[tuple[Feed, Outlook]]:
         self._fence(connection, mine)
         first: dict[tuple[int, bytes], int] = {}
-        for feed, delivery, part in again:
+        for feed, delivery, part in found.again:
             key, pos = delivery.record.key, delivery.receipt
             encoded_key = None if key is None else key.encode()
             values = {"feed": feed.id, "pos": pos, "part": part, "tries": delivery.attempt, "delay": float(delay)}
             connection.run(lending.AGAIN, values | {"key": encoded_key})
             if encoded_key is not None:
                 first[feed.id, encoded_key] = min(pos, first.get((feed.id, encoded_key), pos))
-        if withdrawn:
-            connection.run(lending.PARK, lending.parked(withdrawn))
+        if found.behind:
+            connection.run(lending.PARK, lending.parked([held(feed, loan) for feed, loan in found.behind]))
         for of, pos in first.items():
             connection.run(lending.HOLD_LATER, (*of, pos))
-        feeds = {feed.id: feed for feed, _, _ in again}
+        feeds = {feed.id: feed for feed, _, _ in found.again}
         return [(feed, lending.outlook(connection, feed, mine)) for feed in feeds.values()]
-
-    async def extend(self, deliveries: Sequence[Delivery], lease: float) -> None:
-        """Nothing to do: the lease is the member's, and the broker renews it."""
 
     # -- ownership
 
@@ -420,26 +260,11 @@ class Group:
     def _held(self, fence: psycopg.Cursor[Row]) -> None:
         """What came of FENCE. Raises Fenced."""
         if fence.rowcount != 1:
-            self._void = self.stale = True
-            raise Fenced(f"{self.name} lost its parts to another member; nothing of this is kept")
-
-    def _closed_check(self) -> None:
-        if self._closed:
-            raise Closed(f"the subscription of {self.name} is closed")
+            raise self._lost()
 
     async def _run(self, step: Step) -> Any:
-        self._closed_check()
+        self._check_open()
         return await self._broker.run(step)
-
-    @property
-    def alone(self) -> bool:
-        """Whether suspects are out."""
-        return self._alone and not self.idle
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is lent."""
-        return not any(feed.lent or feed.out for feed in self.feeds.values())
 
     async def join(self) -> None:
         """Become a member, with a new id."""
@@ -451,14 +276,6 @@ class Group:
 
         await self._broker.run(enter)
         await self.rebalance()
-
-    async def rebalance(self) -> None:
-        """Give up parts beyond the fair share when nothing is lent, and claim free ones; again where that fails."""
-        try:
-            await self._rebalance()
-        except BaseException:
-            self.stale = True
-            raise
 
     async def _rebalance(self) -> None:
         self.stale = False
@@ -475,16 +292,6 @@ class Group:
                 await self._give_up(owned[want:])
         elif len(owned) < want:
             await self._claim()
-
-    async def _lose(self) -> None:
-        """Another member took over: nothing that was lent counts any more. Start again as a new member."""
-        self._fenced, self._void, self._alone, self._unseen = not self.idle, False, False, ()
-        old, self._mine = self.member, own([], 0)
-        for feed in self.feeds.values():
-            feed.lent.clear()
-            feed.out.clear()
-        await self._leave(lambda: old)
-        await self.join()
 
     async def _leave(self, member: Callable[[], int]) -> None:
         group = self.group
@@ -532,18 +339,7 @@ class Group:
         self._mine = own(owned, member)
         self.hear()
 
-    async def close(self) -> None:
-        """See Subscription.close."""
-        if self._closed:
-            return
-        self._closed = True
-        self.wake.set()
-        self._broker.forget(self)
-        with contextlib.suppress(StorageError, Closed):  # a lease that could not be given back runs out
-            await self._leave(lambda: self.member)
 
-
-def _together(rows: list[Row]) -> list[Row]:
-    """Those of the suspects that may be lent together."""
-    count = len(suspects([(row[0], row[8]) for row in rows]))
-    return rows[:count]
+def held(feed: Feed, loan: Loan) -> Row:
+    """The row of what waits behind another of its key."""
+    return feed.id, loan.receipt, loan.part, HELD, 0, (loan.record.key or "").encode()

@@ -6,12 +6,12 @@ take over, before any handler runs. That note need not reach the disk, because o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
-from tidings.broker import Delivery
 from tidings.clock import Clock
 from tidings.embedded.feed import Feed, Loan
+from tidings.embedded.hand import Settling, done
 from tidings.pg.connection import Connection, Row
 from tidings.pg.packed import Smalls, blobs, longs, smalls
 from tidings.pg.writer import Step
@@ -120,27 +120,14 @@ class Host(Protocol):
         ...
 
 
-class Settling(NamedTuple):
-    """What an acknowledgement means for a feed: how far it is settled now, and what is settled above that.
+def simple(settling: Settling) -> bool:
+    """Whether moving the position says it all."""
+    return not (settling.above or settling.retried or settling.feed.done_to)
 
-    `known` is filled by `settle`: how the feed's exceptions look then, and which keys are still held.
-    """
 
-    feed: Feed
-    acked: set[int]
-    retried: dict[int, str | None]
-    mark: int
-    above: list[Row]
-    known: dict[str, Any]
-
-    @property
-    def simple(self) -> bool:
-        """Whether moving the position says it all."""
-        return not (self.above or self.retried or self.feed.done_to)
-
-    def values(self, mine: Mine) -> Row:
-        """The values of SETTLE."""
-        return self.mark, mine.member, self.feed.id, mine.array, self.mark
+def moved(settling: Settling, mine: Mine) -> Row:
+    """The values of SETTLE."""
+    return settling.mark, mine.member, settling.feed.id, mine.array, settling.mark
 
 
 def parked(rows: Sequence[Row]) -> tuple[Any, ...]:
@@ -152,9 +139,9 @@ def parked(rows: Sequence[Row]) -> tuple[Any, ...]:
 def settle(connection: Connection, settling: Settling, mine: Mine) -> None:
     """In the transaction: move the position, and keep or drop the rows that say what it cannot."""
     feed = settling.feed
-    connection.defer(SETTLE, settling.values(mine))
+    connection.defer(SETTLE, moved(settling, mine))
     if settling.above:
-        connection.defer(PARK, parked(settling.above))
+        connection.defer(PARK, parked([(*row, None) for row in done(settling)]))
     if feed.done_to:
         connection.defer(FORGET_DONE, (feed.id, settling.mark, mine.array))
     if settling.retried:
@@ -182,8 +169,3 @@ def seen(rows: Sequence[Row]) -> Outlook:
 def encoded(keys: Any) -> list[bytes]:
     """Keys as they are kept."""
     return [key.encode() for key in keys if key is not None]
-
-
-def behind(loans: Mapping[int, Delivery], key: str, pos: int) -> list[Any]:
-    """Those of the key that come after a position."""
-    return [loan for loan in loans.values() if loan.record.key == key and loan.receipt > pos]

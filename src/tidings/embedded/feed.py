@@ -6,14 +6,11 @@ The statements of `group.py` are here as well, beside the state that they keep.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from operator import itemgetter
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from tidings.broker import Delivery
-from tidings.clock import Clock
-from tidings.embedded.database import Connection
-from tidings.embedded.membership import Lent, Process
 
 FETCH = """SELECT pos, part, id, type, key, time, headers, body FROM tidings_log
     WHERE topic = ? AND pos > ?{parts} ORDER BY pos LIMIT ?"""
@@ -59,42 +56,6 @@ def some(cursor: sqlite3.Cursor) -> list[Any]:
         size += sum(map(len, map(BODY, more)))
     cursor.close()  # what is not read would keep a read transaction open
     return rows
-
-
-class Host(Protocol):
-    """What a group needs of its broker."""
-
-    clock: Clock
-    lease: float
-    lent: Lent
-    process: Process
-    steady: Callable[[], float]
-
-    def read(
-        self, sql: str, values: Sequence[Any] | Mapping[str, Any] = (), rows: Rows = sqlite3.Cursor.fetchall
-    ) -> list[Any]:
-        """One short SELECT."""
-        ...
-
-    async def run(self, step: Callable[[Connection], Any]) -> Any:
-        """Run a step in the writer's next transaction."""
-        ...
-
-    def check(self) -> None:
-        """Raises Closed where the broker is not open, or its housekeeping has died."""
-        ...
-
-    def deliveries(self, topic: str, rows: Sequence[Any], attempts: Sequence[int] | None = None) -> list[Loan]:
-        """Rows of the log, as FETCH selects them, as what is lent."""
-        ...
-
-    def suspicious(self, group: Any) -> bool:
-        """Whether another group of this process has suspects out: one that kills must not count against theirs."""
-        ...
-
-    def forget(self, reader: Any) -> None:
-        """The member has left."""
-        ...
 
 
 class Mine(NamedTuple):

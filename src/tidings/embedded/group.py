@@ -11,13 +11,14 @@ State lives on the event loop. Steps run in the writer's thread: they read snaps
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import sqlite3
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from tidings import failpoint
 from tidings.broker import Delivery
-from tidings.embedded import membership
+from tidings.embedded import hand, membership
 from tidings.embedded.database import Connection
 from tidings.embedded.feed import (
     AGAIN,
@@ -41,15 +42,38 @@ from tidings.embedded.feed import (
     STATES,
     STILL_HELD,
     Feed,
-    Host,
     Loan,
     Mine,
+    Rows,
     some,
     watermark,
 )
 from tidings.embedded.hand import LIGHT, RECEIPT, Hand, Settling, Withdrawal, done
-from tidings.embedded.membership import DONE, HELD, PARTS, SUSPECT
+from tidings.embedded.membership import DONE, HELD, PARTS, SUSPECT, Lent, Process
 from tidings.store import Unit
+
+
+class Host(hand.Host, Protocol):
+    """What a group needs of its broker to read and write."""
+
+    lease: float
+    lent: Lent
+    process: Process
+    steady: Callable[[], float]
+
+    def read(
+        self, sql: str, values: Sequence[Any] | Mapping[str, Any] = (), rows: Rows = sqlite3.Cursor.fetchall
+    ) -> list[Any]:
+        """One short SELECT."""
+        ...
+
+    async def run(self, step: Callable[[Connection], Any]) -> Any:
+        """Run a step in the writer's next transaction."""
+        ...
+
+    def deliveries(self, topic: str, rows: Sequence[Any], attempts: Sequence[int] | None = None) -> list[Loan]:
+        """Rows of the log, as FETCH selects them, as what is lent."""
+        ...
 
 
 class Group(Hand[Host, Mine]):

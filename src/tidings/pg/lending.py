@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
-from tidings.clock import Clock
+from tidings.embedded import hand
 from tidings.embedded.feed import Feed, Loan
 from tidings.embedded.hand import Settling, done
 from tidings.pg.connection import Connection, Row
@@ -88,10 +88,9 @@ class Outlook(NamedTuple):
     due: float | None
 
 
-class Host(Protocol):
-    """What a group needs of its broker."""
+class Host(hand.Host, Protocol):
+    """What a group needs of its broker to read and write."""
 
-    clock: Clock
     lease: float
     process: Any
 
@@ -103,20 +102,8 @@ class Host(Protocol):
         """Run a step in a transaction."""
         ...
 
-    def check(self) -> None:
-        """Raises Closed where the broker is not open, or its housekeeping has died."""
-        ...
-
     def deliveries(self, topic: str, rows: Sequence[Row], attempts: Sequence[int] | None = None) -> list[Loan]:
         """Rows of the log as what is lent."""
-        ...
-
-    def suspicious(self, group: Any) -> bool:
-        """Whether another group of this process has suspects out: one that kills must not count against theirs."""
-        ...
-
-    def forget(self, reader: Any) -> None:
-        """The member has left."""
         ...
 
 

@@ -15,6 +15,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from tests.brokers.links import GROUP, by_key, ids, records, until
 from tests.lifetime import kept_open
 from tests.servers.shared import require
+from tidings.amqp.line import GroupLine
 from tidings.amqp.naming import SLOTS, slot
 from tidings.amqp.part import WINDOW
 from tidings.broker import Delivery, Record, Start
@@ -362,6 +363,20 @@ async def test_a_member_that_stood_still_loses_its_parts_and_settles_nothing(rab
 async def test_a_deleted_queue_is_made_again_and_publishing_tells_what_it_held(rabbitmq_server: RabbitMQ) -> None:
     for _ in range(15):  # RabbitMQ 3.10 mistook a consumer of the old queue for one of the new in a tenth of them
         await queues_deleted(rabbitmq_server)
+
+
+async def test_members_take_anew_what_somebody_else_has_made_again(rabbitmq_server: RabbitMQ) -> None:
+    url = own(rabbitmq_server)
+    async with opened(url) as one, opened(url) as other:
+        line = await one.join([TOPIC], GROUP)
+        assert isinstance(line, GroupLine)
+        place, before = other._place(TOPIC, GROUP), set(line._parts.values())
+        assert len(before) == place.parts
+        other.forget(place)
+        await other.make(place)
+        await until(lambda: len(line._parts) == place.parts and before.isdisjoint(line._parts.values()))
+        await other.publish(records(8, keys=8))
+        await arrive(line, {f"id{n}" for n in range(8)})
 
 
 async def queues_deleted(server: RabbitMQ) -> None:

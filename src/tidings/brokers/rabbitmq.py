@@ -232,10 +232,9 @@ class RabbitLink:
             raise PublishFailed(f"{len(failed)} of {len(records)} records may not be kept: {why}", failed)
 
     async def _make_again(self) -> None:
-        places = list(self._made)
-        for place in places:
+        for place in list(self._made):
             self.forget(place)
-        for place in places:
+        for place in list(self._gone):
             await self.make(place)
 
     async def _ready(self) -> Publisher:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat, takewhile
@@ -83,7 +84,7 @@ class Withdrawal(NamedTuple):
     ended: list[tuple[Feed, Loan]]
 
 
-class Hand(Generic[H, M]):
+class Hand(ABC, Generic[H, M]):
     """A member of a group, without what reads and writes. Safe for one task that fetches and others that settle."""
 
     def __init__(self, broker: H, group: int, name: str, feeds: Sequence[Feed], nothing: M) -> None:
@@ -108,36 +109,37 @@ class Hand(Generic[H, M]):
 
     # -- what reads and writes
 
+    @abstractmethod
     def _now(self) -> float:
         """By the clock of what is due."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def _lend_log(self, feed: Feed, limit: int) -> Sequence[Delivery]:
         """Read on."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def _due(self, feed: Feed, state: int, most: int) -> list[Loan]:
         """What is due of a state; where that is nothing, see when the next one is."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def _mark(self, feed: Feed, loans: Sequence[Loan]) -> tuple[set[int], Callable[[], None]]:
         """Write that these are lent; returns the positions of which that is true, and what sees to the exceptions."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _release(self, settling: Settling, keys: set[str | None]) -> None:
         """Rows of these keys are gone: those without any more are not held."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def _rebalance(self) -> None:
-        raise NotImplementedError
+        """Give up or claim what is not fair, once."""
 
+    @abstractmethod
     async def _leave(self, member: Callable[[], int]) -> None:
         """Hand over what a member has."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def join(self) -> None:
         """Become a member, with a new id."""
-        raise NotImplementedError
 
     # -- lending
 

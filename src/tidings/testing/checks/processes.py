@@ -116,7 +116,9 @@ async def what_a_killed_process_had_comes_to_another(server: Server) -> None:
         for key, wanted in (("a", ["a1", "a2", "a3"]), ("b", ["b1", "b2"])):
             expect(ids([each for each in taken if each.record.key == key]), wanted, f"the order of {key}")
         attempts = {each.record.id: each.attempt for each in taken}
-        expect(attempts, {"a1": 2, "b1": 2, "a2": 2, "a3": 1, "b2": 1}, "the attempts")
+        late = [attempts.pop("a3"), attempts.pop("b2")]  # a server that pushes may not have seen the death yet
+        expect(attempts, {"a1": 2, "b1": 2, "a2": 2}, "the attempts of what it had")
+        expect(set(late) <= {1, 2}, True, f"the attempts of what came later: {late}")
         await nothing(group, "something came twice")
 
 

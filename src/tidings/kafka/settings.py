@@ -41,7 +41,7 @@ EVERY = {
 PRODUCER = {
     "enable.idempotence": True,
     "acks": "all",
-    "linger.ms": 1,
+    "linger.ms": 0,
     "message.timeout.ms": 30_000,
     "partitioner": "murmur2_random",
     "queue.buffering.max.messages": 100_000,

@@ -104,33 +104,35 @@ class ThreadLane(ChunkLane):
         """In a thread: handle what is new and goes well, until one is not, or for long enough."""
         desk = self.desk
         current.set(self)
-        decoders, monotonic = desk.reader.json, desk.clock.monotonic
-        times = [monotonic()]
-        until = times[0] + LONG
+        decoders, monotonic, turns = desk.reader.json, desk.clock.monotonic, desk.turns
+        now = monotonic()
+        until, times = now + LONG, [now]
+        plain, step = burst.plain.append, times.append
         for delivery in taken:
-            self.started, self.current = times[-1], delivery
-            if self.started > until or self._stopped or desk.turns.stopped:
+            self.started, self.current = now, delivery
+            if now > until or self._stopped or turns.stopped:
                 break
             record = delivery.record
             decode = decoders.get(record.type)
-            burst.stopped_at_one = True
             if decode is None or delivery.attempt != 1 or "datacontenttype" in record.headers:
+                burst.stopped_at_one = True
                 break
             try:
                 message = decode(record.value)
             except MISFITS:
+                burst.stopped_at_one = True
                 break
             try:
                 result = function(message)
                 if result is None:
-                    burst.plain.append(delivery)
+                    plain(delivery)
                 else:
                     burst.outcomes.append(self.outcome(delivery, None, result))
             except BaseException as raised:  # noqa: BLE001 - whatever it is, it is retried or buried
-                burst.error = failure(raised)
+                burst.error, burst.stopped_at_one = failure(raised), True
                 break
-            burst.stopped_at_one = False
-            times.append(monotonic())
+            now = monotonic()
+            step(now)
         burst.count = len(times) - 1
         desk.meter.handling.observe_steps(times)
 

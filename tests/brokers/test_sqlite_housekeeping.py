@@ -171,3 +171,16 @@ async def test_a_broker_whose_housekeeping_died_says_so_and_can_be_closed(tmp_pa
     assert isinstance(broken.value.__cause__, RuntimeError)
     await broker.close()
     assert not database.path.parent.exists(), "the temporary folder stays"
+
+
+async def test_topics_of_which_nothing_goes_cost_no_commit(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    expired: list[str] = []
+    monkeypatch.setattr("tidings.brokers.sqlite._expire", lambda connection, values: expired.append(values) or 0)
+    await site.open(keep=DAY)
+    await site.publish(10)
+    await site.broker.declare("empty", ["g"])
+    assert await site.left() == 10
+    assert not expired
+    site.clock.move(site.clock.now() + 2 * DAY)
+    await site.left()
+    assert len(expired) == 1

@@ -4,12 +4,12 @@ import pytest
 
 from tidings.broker import Delivery, Record, Start
 from tidings.brokers.sqlite import SqliteBroker
-from tidings.embedded.feed import READ, SLICE
+from tidings.embedded.feed import FEW, READ
 from tidings.embedded.hand import OUT
 
 TOPIC, GROUP = "picture", "shop.look"
 LARGE = 1 << 20
-MOST = OUT + READ + SLICE * LARGE
+MOST = OUT + READ + FEW * LARGE
 
 
 @pytest.fixture(autouse=True)

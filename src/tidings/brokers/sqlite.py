@@ -14,9 +14,9 @@ import logging
 import sqlite3
 import sys
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from itertools import chain, repeat
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -27,8 +27,8 @@ from tidings.clock import Clock
 from tidings.embedded import backlog, membership, steady
 from tidings.embedded.checksum import adapt, checksum, headers_of
 from tidings.embedded.database import READ_ERRORS, Connection, Database, create, named
-from tidings.embedded.feed import FETCH, Feed, Loan, Rows, some
-from tidings.embedded.group import Group
+from tidings.embedded.feed import FETCH, Feed, Loan, Rows, Shape, some
+from tidings.embedded.group import FIRST, Group
 from tidings.embedded.membership import PARTS, Lent, Process
 from tidings.embedded.view import View
 from tidings.embedded.wakeup import POLL_WITHOUT_INOTIFY, Wakeup
@@ -91,8 +91,9 @@ SLOWEST = """SELECT min(pos) FROM (SELECT min(p.pos) AS pos FROM tidings_positio
         WHERE f.topic = :topic
     UNION ALL SELECT min(a.pos) - 1 FROM tidings_ack a JOIN tidings_feed f ON f.id = a.feed
         WHERE f.topic = :topic AND a.state != 0)"""
-EXPIRED = """DELETE FROM tidings_log WHERE pos IN (SELECT pos FROM tidings_log INDEXED BY tidings_log_topic
-    WHERE topic = :topic AND pos <= :slowest AND pos <= :oldest ORDER BY pos LIMIT 1000)"""
+EXPIRABLE = """SELECT pos FROM tidings_log INDEXED BY tidings_log_topic
+    WHERE topic = :topic AND pos <= :slowest AND pos <= :oldest ORDER BY pos LIMIT 1000"""
+EXPIRED = f"DELETE FROM tidings_log WHERE pos IN ({EXPIRABLE})"
 FORGET_PASSED = """DELETE FROM tidings_ack WHERE state = 0 AND pos <= (SELECT p.pos FROM tidings_position p
     WHERE p.feed = tidings_ack.feed AND p.part = tidings_ack.part)"""
 NEW_TOPIC = "INSERT OR IGNORE INTO tidings_topic (name, keep_seconds) VALUES (?, ?)"
@@ -140,7 +141,6 @@ class SqliteBroker:
         self.topics: dict[str, int] = {}
         self._declared: set[tuple[str, str]] = set()  # topics with their groups, which are never removed
         self._headers: tuple[Mapping[str, str], str] = ({}, "{}")
-        self._header_text: tuple[str, Mapping[str, str]] = ("{}", {})
         self._groups: dict[Group, None] = {}  # in the order in which they came: all runs of a simulation are the same
         self._views: dict[View, None] = {}
         self._spread = 0
@@ -223,7 +223,7 @@ class SqliteBroker:
             raise named(error, self.database.path) from error
 
     async def _page(self, topic: int, after: int, most: int) -> list[Any]:
-        return self.read(FETCH.format(parts=""), (topic, after, most), some)
+        return self.read(FETCH.format(parts=""), (*Shape().likely, topic, after, most), some)
 
     async def run(self, step: Callable[[Connection], Any]) -> Any:
         """Run a step in the writer's next transaction."""
@@ -371,15 +371,27 @@ class SqliteBroker:
         return member
 
     def deliveries(self, topic: str, rows: Sequence[Any], attempts: Sequence[int] | None = None) -> list[Loan]:
-        """Rows of the log as what is lent. Neighbours often have the same headers: those are decoded once."""
-        text, headers = self._header_text
+        """Rows of the log as what is lent."""
+        return self.lend(topic, rows, Shape(), attempts or FIRST)[0]
+
+    def lend(self, topic: str, rows: Sequence[Any], shape: Shape, attempts: Iterable[int]) -> tuple[list[Loan], Shape]:
+        """Rows of the log, as FETCH selects them with this shape, as what is lent, and the shape of the last.
+
+        Neighbours often have the same headers: those are decoded once.
+        """
+        type = likely = shape.type or ""
+        text, last = shape.text, shape.headers
         loans = []
-        for (pos, part, id, type, key, time, row_text, body), attempt in zip(rows, attempts or repeat(1), strict=False):
-            if row_text != text:
-                text, headers = row_text, headers_of(row_text, pos, self.database.path)
+        for (pos, part, id, other, key, time, told, body), attempt in zip(rows, attempts, strict=False):
+            type = likely if other is None else other
+            if told is None:
+                headers = shape.headers
+            else:
+                if told != text:
+                    text, last = told, headers_of(told, pos, self.database.path)
+                headers = last
             loans.append(Loan(Record(topic, body, key, type, id, time, headers), attempt, pos, part))
-        self._header_text = (text, headers)
-        return loans
+        return loans, Shape(type, text, last)
 
     async def lag(self, topic: str, group: str) -> Lag:
         """See Broker.lag. Counts in a thread of its own: a million waiting records take some tens of milliseconds."""
@@ -527,7 +539,7 @@ class SqliteBroker:
                 continue
             slowest = self.read(SLOWEST, {"topic": topic})[0][0]
             values = {"topic": topic, "oldest": oldest, "slowest": oldest if slowest is None else slowest}
-            removed = 1000
+            removed = 1000 if self.read(EXPIRABLE, values) else 0  # a commit for each empty topic would be many
             while removed == 1000:
                 removed = await self.writer.patiently(partial(_expire, values=values))
 

@@ -6,16 +6,18 @@ The statements of `group.py` are here as well, beside the state that they keep.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 from tidings.broker import Delivery
 
-FETCH = """SELECT pos, part, id, type, key, time, headers, body FROM tidings_log
-    WHERE topic = ? AND pos > ?{parts} ORDER BY pos LIMIT ?"""
-SCAN = """SELECT pos, part, id, type, key, time, headers, body FROM tidings_log NOT INDEXED
-    WHERE topic = ? AND pos > ? AND pos <= ?{parts} ORDER BY pos LIMIT ?"""
+COLUMNS = "pos, part, id, nullif(type, ?), key, time, nullif(headers, ?), body"
+"""With the type and the headers of a Shape: what they are most times, NULL says as much in half the time."""
+FETCH = f"""SELECT {COLUMNS} FROM tidings_log
+    WHERE topic = ? AND pos > ?{{parts}} ORDER BY pos LIMIT ?"""
+SCAN = f"""SELECT {COLUMNS} FROM tidings_log NOT INDEXED
+    WHERE topic = ? AND pos > ? AND pos <= ?{{parts}} ORDER BY pos LIMIT ?"""
 SETTLE = "UPDATE tidings_position SET pos = ? WHERE feed = ? AND pos < ?{parts}"
 STATES = "SELECT state, min(due) FROM tidings_ack WHERE feed = ?{parts} AND state IN (1, 4) GROUP BY state"
 EXCEPTIONS = """SELECT a.pos, a.tries + 1, l.part, l.id, l.type, l.key, l.time, l.headers, l.body
@@ -41,7 +43,8 @@ STILL_HELD = "SELECT 1 FROM tidings_ack WHERE feed = ? AND key = ? LIMIT 1"
 
 
 BODY = itemgetter(-1)
-SLICE = 16
+FEW, MANY, SMALL = 16, 64, 16 << 10
+"""How many rows are read between two looks at their size: many while bodies are small, of so many bytes on average."""
 READ = 8 << 20
 """Bytes of bodies that are read at a time, about."""
 Rows = Callable[[sqlite3.Cursor], list[Any]]
@@ -50,10 +53,11 @@ Rows = Callable[[sqlite3.Cursor], list[Any]]
 def some(cursor: sqlite3.Cursor) -> list[Any]:
     """The rows whose last column is a body, or the first of them where those are large."""
     rows: list[Any] = []
-    size = 0
-    while size < READ and (more := cursor.fetchmany(SLICE)):
+    size, slice = 0, FEW
+    while size < READ and (more := cursor.fetchmany(slice)):
         rows += more
         size += sum(map(len, map(BODY, more)))
+        slice = MANY if size < SMALL * len(rows) else FEW
     cursor.close()  # what is not read would keep a read transaction open
     return rows
 
@@ -72,6 +76,19 @@ class Loan(Delivery, frozen=True, gc=False):
     part: int
 
 
+class Shape(NamedTuple):
+    """What a record and those after it are likely to say alike: the type, and the headers as text and decoded."""
+
+    type: str | None = None
+    text: str | None = None
+    headers: Mapping[str, str] = {}
+
+    @property
+    def likely(self) -> tuple[str | None, str | None]:
+        """The values of COLUMNS."""
+        return self.type, self.text
+
+
 class Feed:
     """One topic as a group's member reads it: how far it has read, and what it has lent."""
 
@@ -80,6 +97,7 @@ class Feed:
         self.topic = topic
         self.name = name
         self.cursor = 0
+        self.shape = Shape()
         self.dense = False  # whether its records lie close together in the log
         self.ended = False  # whether the last read was for more than there was, if none was left out for its size
         self.read_to: dict[

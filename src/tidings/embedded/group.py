@@ -12,8 +12,9 @@ State lives on the event loop. Steps run in the writer's thread: they read snaps
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import repeat
 from typing import Any, Protocol
 
 from tidings import failpoint
@@ -45,12 +46,16 @@ from tidings.embedded.feed import (
     Loan,
     Mine,
     Rows,
+    Shape,
     some,
     watermark,
 )
 from tidings.embedded.hand import LIGHT, RECEIPT, Hand, Settling, Withdrawal, done
 from tidings.embedded.membership import DONE, HELD, PARTS, SUSPECT, Lent, Process
 from tidings.store import Unit
+
+FIRST = repeat(1)
+"""The attempt of whatever is read from the log."""
 
 
 class Host(hand.Host, Protocol):
@@ -72,7 +77,11 @@ class Host(hand.Host, Protocol):
         ...
 
     def deliveries(self, topic: str, rows: Sequence[Any], attempts: Sequence[int] | None = None) -> list[Loan]:
-        """Rows of the log, as FETCH selects them, as what is lent."""
+        """Rows of the log as what is lent."""
+        ...
+
+    def lend(self, topic: str, rows: Sequence[Any], shape: Shape, attempts: Iterable[int]) -> tuple[list[Loan], Shape]:
+        """Rows of the log, as FETCH selects them with this shape, as what is lent, and the shape of the last."""
         ...
 
 
@@ -126,7 +135,7 @@ class Group(Hand[Host, Mine]):
             last = rows[-1][0]
             if feed.read_to or feed.early or feed.held:
                 rows = await self._sift(feed, rows)
-            loans = self._broker.deliveries(feed.name, rows)
+            loans, feed.shape = self._broker.lend(feed.name, rows, feed.shape, FIRST)
             feed.lent.update(zip(map(RECEIPT, loans), loans, strict=True))
             feed.cursor = last
             self._broker.lent.write(feed.id, [part for part in self._mine.parts if part not in feed.read_to], last)
@@ -136,13 +145,14 @@ class Group(Hand[Host, Mine]):
     def _next_rows(self, feed: Feed, limit: int) -> list[Any]:
         """Read on: in the order of the file where the topic is much of it, which is faster, else by the index."""
         if feed.dense:
-            window = (feed.topic, feed.cursor, feed.cursor + 4 * limit, limit)
+            window = (*feed.shape.likely, feed.topic, feed.cursor, feed.cursor + 4 * limit, limit)
             rows = self._broker.read(SCAN.format(parts=self._mine.sql), window, some)
             feed.dense = len(rows) == limit
             if rows:
                 feed.ended = False
                 return rows
-        rows = self._broker.read(FETCH.format(parts=self._mine.sql), (feed.topic, feed.cursor, limit), some)
+        values = (*feed.shape.likely, feed.topic, feed.cursor, limit)
+        rows = self._broker.read(FETCH.format(parts=self._mine.sql), values, some)
         feed.ended = len(rows) < limit
         feed.dense = len(rows) == limit and rows[-1][0] - rows[0][0] < 4 * limit
         return rows

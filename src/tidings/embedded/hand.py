@@ -241,7 +241,7 @@ class Hand(ABC, Generic[H, M]):
                 known += len(acked) + len(retried)
                 mark = watermark(lent, cursors[feed.id], acked)
                 above: list[Loan] = []
-                if (last := max(acked | retried)) > mark:
+                if (last := max(acked | retried if retried else acked)) > mark:
                     feed.done_to = max(feed.done_to, last)
                     above = [lent[pos] for pos in acked if pos > mark]
                 plan.append(Settling(feed, acked, {pos: feed.out[pos].record.key for pos in retried}, mark, above, {}))

@@ -9,6 +9,9 @@ import time
 from collections.abc import Callable
 
 
+NUMBERS = [f"{number:03x}" for number in range(0x1000)]
+
+
 class Clock:
     """The system's clock. Seconds as float throughout."""
 
@@ -59,7 +62,7 @@ class Clock:
         stamp = self._stamp
         if stamp[0] != milliseconds or not number:  # a clock that stands still, or is coarse, must not repeat one
             stamp = self._stamp = _stamp(milliseconds)
-        return f"{stamp[1]}{number:03x}{stamp[2]}"
+        return stamp[1] + NUMBERS[number] + stamp[2]
 
 
 def _stamp(milliseconds: int) -> tuple[int, str, str]:

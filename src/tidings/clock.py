@@ -8,7 +8,6 @@ import random
 import time
 from collections.abc import Callable
 
-
 NUMBERS = [f"{number:03x}" for number in range(0x1000)]
 
 

@@ -6,7 +6,7 @@ The statements of `group.py` are here as well, beside the state that they keep.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -119,6 +119,6 @@ class Feed:
         self.read_to = {part: pos for part, pos in read_to.items() if pos > self.cursor}
 
 
-def watermark(lent: dict[int, Any], cursor: int, acked: set[int] | frozenset[int] = frozenset()) -> int:
-    """Everything up to here is settled or has a row of its own."""
-    return min(cursor, min(lent.keys() - acked, default=cursor + 1) - 1)
+def watermark(out: Iterable[int], cursor: int) -> int:
+    """Everything up to here is settled or has a row of its own, where these positions are out."""
+    return min(cursor, min(out, default=cursor + 1) - 1)

@@ -236,10 +236,12 @@ class Hand(ABC, Generic[H, M]):
         known = 0
         for feed in self.feeds.values():
             lent = feed.lent.copy()
-            acked, retried = receipts & lent.keys(), receipts & feed.out.keys()
+            left = lent.keys() - receipts
+            acked = receipts if len(lent) - len(left) == len(receipts) else receipts & lent.keys()
+            retried = receipts & feed.out.keys()
             if acked or retried:
                 known += len(acked) + len(retried)
-                mark = watermark(lent, cursors[feed.id], acked)
+                mark = watermark(left, cursors[feed.id])
                 above: list[Loan] = []
                 if (last := max(acked | retried if retried else acked)) > mark:
                     feed.done_to = max(feed.done_to, last)

@@ -310,7 +310,7 @@ def what_is_due_is_moved_in_two_commits(patch: Patch) -> None:
         if due is not None and due <= now:
             rows = self.read("SELECT topic, part, id, type, key, time, headers, body, crc FROM tidings_delay")
             await self.run(lambda connection: connection.execute("DELETE FROM tidings_delay"))
-            await self.writer.append(rows)
+            await self.run(lambda connection: sqlite.append(connection, rows))
         return due
 
     patch.setattr(SqliteBroker, "_move_due", move_due)

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from tidings.app import App
 from tidings.broker import Delivery, Start, Subscription
-from tidings.brokers.sqlite import SqliteBroker, append
+from tidings.brokers.sqlite import SqliteBroker
 from tidings.clock import Clock
 from tidings.config import Config
 from tidings.connect import Connection as Connected
@@ -27,7 +27,7 @@ from tidings.embedded import membership
 from tidings.embedded.database import Connection, Database
 from tidings.embedded.membership import Lent
 from tidings.embedded.wakeup import Wakeup
-from tidings.embedded.writer import Job, Writer
+from tidings.embedded.writer import Insert, Job, Writer
 from tidings.store import Unit
 from tidings.stores.sqlite import SqliteStore
 from tidings.testing.clock import START
@@ -116,13 +116,15 @@ class SimClock(Clock):
 class SimWriter(Writer):
     """Commits in a step of the loop, sometimes late, sometimes in vain."""
 
-    def __init__(self, world: Host, process: str, database: Database, committed: Callable[[], None]) -> None:
+    def __init__(
+        self, world: Host, process: str, database: Database, insert: Insert, committed: Callable[[], None]
+    ) -> None:
         self._world = world
         self._process = process
         self._queued: list[Job] = []
         self._busy = False
         self._trouble: sqlite3.OperationalError | None = None
-        super().__init__(database, append, committed)
+        super().__init__(database, insert, committed)
 
     def begin(self) -> None:
         """No thread."""
@@ -301,7 +303,7 @@ class SimBroker(SqliteBroker):
 
     def new_writer(self, committed: Callable[[], None]) -> SimWriter:
         """See SqliteBroker."""
-        return SimWriter(self._world, self._name, self.database, committed)
+        return SimWriter(self._world, self._name, self.database, self.insert, committed)
 
     async def subscribe(self, topics: Sequence[str], group: str | None, start: Start | float = Start.LATEST) -> Any:
         """See SqliteBroker.subscribe."""

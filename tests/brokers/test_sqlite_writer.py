@@ -73,8 +73,9 @@ async def test_a_row_that_fails_does_not_fail_its_neighbours(broker: SqliteBroke
 
 
 async def test_what_happens_after_a_commit_does_not_undo_it(tmp_path: Path) -> None:
-    def insert(connection: Connection, rows: Any) -> None:
+    def insert(connection: Connection, rows: Any) -> int:
         connection.executemany("INSERT INTO rows VALUES (?)", rows)
+        return len(rows)
 
     def fail() -> None:
         raise OSError("no space left for the byte that wakes readers")

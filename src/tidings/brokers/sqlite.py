@@ -71,8 +71,9 @@ CREATE INDEX IF NOT EXISTS tidings_ack_due ON tidings_ack(feed, state, due);
 CREATE INDEX IF NOT EXISTS tidings_ack_key ON tidings_ack(feed, key, pos) WHERE key IS NOT NULL;
 """
 APPEND_INTO = "INSERT OR IGNORE INTO tidings_log (topic, part, id, type, key, time, headers, body, crc) VALUES "
+ROW_BYTES = 700
 ROW = "(?, ?, ?, ?, ?, ?, ?, ?, ?)"
-APPEND = [(count, APPEND_INTO + ", ".join([ROW] * count)) for count in (64, 32, 16, 8, 4, 2, 1)]
+APPEND = [(count, APPEND_INTO + ", ".join([ROW] * count)) for count in (64, 32, *range(16, 0, -1))]
 POSTPONE = """INSERT OR IGNORE INTO tidings_delay (due, topic, part, id, type, key, time, headers, body, crc)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 MOVE_DUE = """INSERT OR IGNORE INTO tidings_log (topic, part, id, type, key, time, headers, body, crc)
@@ -318,9 +319,10 @@ class SqliteBroker:
             raise InvalidEvent(f"An attribute of a record is no text: {error}. Nothing was published.") from error
         failpoint.hit("published")
 
-    def insert(self, connection: Connection, rows: Sequence[Record]) -> None:
+    def insert(self, connection: Connection, rows: Sequence[Record]) -> int:
         """In the writer's thread: many at a time cost less than one by one where they are published."""
         append(connection, [self._row(record, self.topics) for record in rows])
+        return sum([ROW_BYTES + len(record.value) for record in rows])
 
     def _publish_in(self, connection: Connection, records: Sequence[Record], made: dict[str, int]) -> None:
         """In the writer's thread: records may be delayed, and topics new: known to others once this is committed."""

@@ -37,8 +37,14 @@ Step = Callable[[Connection], Any]
 class Insert(Protocol):
     """Writes rows in the open transaction."""
 
-    def __call__(self, connection: Connection, rows: Sequence[Any]) -> None:
-        """Insert them."""
+    def __call__(self, connection: Connection, rows: Sequence[Any]) -> int:
+        """Insert them. Returns about how many bytes they are."""
+        ...
+
+
+def no_rows(connection: Connection, rows: Sequence[Any]) -> int:
+    """For a database whose log is elsewhere: nothing is appended."""
+    return 0
 
 
 # Texts of our own: a handler's "COMMIT" must be compiled, and so refused, not found among the cached statements.
@@ -49,6 +55,7 @@ MOST_JOBS = 2000
 CLOSE_WAIT = 30.0
 BUSY_WAIT = 10.0
 LOOK = 0.5
+COMMIT_BYTES = 12 << 10
 CHECKPOINT_BYTES = 8 << 20
 RESTART_FRAMES = (64 << 20) // 4096
 
@@ -85,6 +92,7 @@ class Writer:
         self._broken: StorageError | None = None
         self._closed = False
         self._written = 0
+        self._steps = False
         self._wal = database.side("-wal")
         self._wal_most = CHECKPOINT_BYTES
         self.wal_size = 0
@@ -289,12 +297,11 @@ class Writer:
 
     def _all(self, connection: Connection, jobs: Sequence[Job]) -> None:
         rows = jobs[0].rows if len(jobs) == 1 else [row for job in jobs for row in job.rows]
-        self._written += len(rows)
-        self._insert(connection, rows)
+        self._written += COMMIT_BYTES + self._insert(connection, rows)
 
     def _each(self, connection: Connection, jobs: Sequence[Job]) -> None:
+        self._steps = True
         for job in jobs:
-            self._written += 10 + len(job.rows)
             self._savepoint(connection, job, job.step or partial(self._insert, rows=job.rows))
 
     def _savepoint(self, connection: Connection, job: Job, step: Step) -> None:
@@ -320,9 +327,8 @@ class Writer:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def _checkpoint(self, connection: Connection) -> None:
-        if self._broken or (self._written * 1024 < CHECKPOINT_BYTES and self._wal_bytes() < self._wal_most):
+        if self._broken or not self._grown():
             return
-        self._written = 0
         try:
             with self._turn():
                 _, frames, moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
@@ -344,8 +350,15 @@ class Writer:
         connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
         connection.execute("PRAGMA busy_timeout=5000")
 
+    def _grown(self) -> bool:
+        """Whether the WAL is to be emptied. The file is asked where a step wrote: nobody counts what handlers write."""
+        grown = self._written >= CHECKPOINT_BYTES or (self._steps and self._wal_bytes() >= self._wal_most)
+        self._steps = False
+        if grown:
+            self._written = 0
+        return grown
+
     def _wal_bytes(self) -> int:
-        """How large the WAL has become: rows may be large, and handlers write rows of their own."""
         try:
             return os.stat(self._wal).st_size
         except OSError:

@@ -18,7 +18,7 @@ from tidings.embedded.checksum import headers_of
 from tidings.embedded.database import READ_ERRORS, Connection, Database, named
 from tidings.embedded.feed import Rows, some
 from tidings.embedded.membership import Lent, Process
-from tidings.embedded.writer import Writer
+from tidings.embedded.writer import Writer, no_rows
 from tidings.errors import ConfigError, StorageError
 
 USER_TABLES = """SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'tidings\\_%' ESCAPE '\\'
@@ -108,7 +108,7 @@ class Source:
         self.steady = steady.time_of(self.reader, self.clock, membership.boot())
         self.lent = Lent(self.database.side(".lent"))
         self._undo.callback(self.lent.close)
-        self._writer = Writer(self.database, _nothing, lambda: None)
+        self._writer = Writer(self.database, no_rows, lambda: None)
 
     async def close(self) -> None:
         """Let go of it."""
@@ -237,7 +237,3 @@ class Source:
     async def fence(self, told: str) -> None:
         """Nothing is published or settled in the file from now on."""
         await self.run(lambda connection: fence.raise_(connection, self.lent, self.clock, told=told))
-
-
-def _nothing(connection: Connection, rows: Any) -> None:
-    """Nothing is appended to a log that is left."""

@@ -19,7 +19,7 @@ import msgspec
 
 from tidings.clock import Clock
 from tidings.embedded.database import Connection, Database, named
-from tidings.embedded.writer import Writer
+from tidings.embedded.writer import Writer, no_rows
 from tidings.errors import Closed, Conflict, NotInTransaction, Redo, TransactionEnded
 from tidings.store import Sql, Table, Tx, Unit
 
@@ -226,7 +226,7 @@ class SqliteStore:
             self.database.close()
             raise named(error, self.database.path) from error
         if self._find_writer is None:
-            self._own_writer = Writer(self.database, _no_rows, lambda: None)
+            self._own_writer = Writer(self.database, no_rows, lambda: None)
 
     async def close(self) -> None:
         """See Store.close."""
@@ -323,10 +323,6 @@ class SqliteStore:
             if (ahead := self._ahead.get(at)) is not None and ahead[2] is tx:
                 del self._ahead[at]
         tx.stamp = 0
-
-
-def _no_rows(connection: Connection, rows: Sequence[Any]) -> None:
-    """Nothing is appended to a store: its log is elsewhere."""
 
 
 class SqliteSql:
